@@ -1,0 +1,77 @@
+"""Every configuration key that this project adds to Detectron2's, with its meaning and unit."""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_yolact_config(cfg: CN) -> None:
+    """Add YOLACT's keys, with the values of the paper's ResNet models, to `cfg` in place."""
+    # Side S, in pixels, of the square that every image is resized to.
+    cfg.INPUT.IMAGE_SIZE = 550
+
+    # Training augmentation, in the order in which it is applied. Mirroring and the final resize
+    # are governed by INPUT.RANDOM_FLIP and INPUT.IMAGE_SIZE.
+    cfg.INPUT.AUG = CN()
+    cfg.INPUT.AUG.PHOTOMETRIC = True
+    cfg.INPUT.AUG.EXPAND = True
+    # Largest side of the canvas of EXPAND, as a multiple of the image's.
+    cfg.INPUT.AUG.EXPAND_MAX_RATIO = 4.0
+    cfg.INPUT.AUG.CROP = True
+    # Smallest side of the patch of CROP, as a fraction of the image's.
+    cfg.INPUT.AUG.CROP_MIN_RATIO = 0.3
+    # Objects narrower or lower than this after augmentation, in pixels at S, are dropped.
+    cfg.INPUT.MIN_BOX_SIZE = 4.0
+
+    # Batch norm is frozen, statistics and affine, where a device sees fewer images a step.
+    cfg.MODEL.BACKBONE.FREEZE_BN_BELOW = 6
+
+    cfg.MODEL.DARKNET = CN()
+    cfg.MODEL.DARKNET.OUT_FEATURES = ["dark3", "dark4", "dark5"]
+    cfg.MODEL.DARKNET.NORM = "BN"
+
+    # True: height = width = SIZES * sqrt(ratio), as in the published YOLACT models.
+    # False: width = SIZES * sqrt(ratio), height = SIZES / sqrt(ratio).
+    # Either way MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS are width / height.
+    cfg.MODEL.ANCHOR_GENERATOR.SQUARE = True
+
+    cfg.MODEL.YOLACT = CN()
+    # Number of foreground classes.
+    cfg.MODEL.YOLACT.NUM_CLASSES = 80
+    # Pyramid levels that the head looks at, finest first. The protonet looks at the first.
+    cfg.MODEL.YOLACT.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    cfg.MODEL.YOLACT.HEAD_CONV_DIM = 256
+
+    cfg.MODEL.YOLACT.PROTONET = CN()
+    # A name in PROTONET_REGISTRY.
+    cfg.MODEL.YOLACT.PROTONET.NAME = "Protonet"
+    cfg.MODEL.YOLACT.PROTONET.CONV_DIM = 256
+    # Number of convolutions before the upsampling.
+    cfg.MODEL.YOLACT.PROTONET.NUM_CONVS = 3
+    # Number of prototypes k, and so of mask coefficients of an anchor.
+    cfg.MODEL.YOLACT.PROTONET.NUM_PROTOTYPES = 32
+
+    # Targets: background below the first IoU, foreground from the second, ignored between.
+    cfg.MODEL.YOLACT.IOU_THRESHOLDS = [0.4, 0.5]
+    # Background anchors with more than this part of their area in a crowd region are ignored.
+    cfg.MODEL.YOLACT.CROWD_OVERLAP_THRESH = 0.7
+    # Weights (x, y, w, h) of the box coding: 1 / variances of SSD.
+    cfg.MODEL.YOLACT.BBOX_REG_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+
+    # Hardest negatives per positive that the class loss looks at (OHEM).
+    cfg.MODEL.YOLACT.NEGATIVE_POSITIVE_RATIO = 3
+    # Positives of an image that the mask loss looks at, a random subset. 0 means all.
+    cfg.MODEL.YOLACT.MAX_MASK_POSITIVES = 100
+    cfg.MODEL.YOLACT.LOSS_CLS_WEIGHT = 1.0
+    cfg.MODEL.YOLACT.LOSS_BOX_REG_WEIGHT = 1.5
+    cfg.MODEL.YOLACT.LOSS_MASK_WEIGHT = 6.125
+    cfg.MODEL.YOLACT.LOSS_SEM_SEG_WEIGHT = 1.0
+
+    # Anchors whose best class score is not above this are dropped before NMS.
+    cfg.MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST = 0.05
+    # A name in NMS_REGISTRY: fast_nms, cross_class_fast_nms or batched_nms.
+    cfg.MODEL.YOLACT.NMS = "fast_nms"
+    cfg.MODEL.YOLACT.NMS_THRESH_TEST = 0.5
+    # Best boxes of a class that enter Fast NMS.
+    cfg.MODEL.YOLACT.TOPK_CANDIDATES_TEST = 200
+    # Detections with a lower score are dropped from the result. This is what a program's
+    # --confidence-threshold sets; it changes nothing about the detections that remain.
+    cfg.MODEL.YOLACT.SCORE_THRESH_TEST = 0.0

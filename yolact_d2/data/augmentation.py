@@ -1,0 +1,230 @@
+"""YOLACT's training augmentation, after SSD's (arXiv 1512.02325, section 3.6), for float images."""
+
+from typing import List, Sequence, Tuple
+
+import cv2
+import numpy as np
+from detectron2.data import transforms as T
+from fvcore.transforms.transform import CropTransform, PadTransform
+
+
+def build_augmentation(cfg) -> List[T.Augmentation]:
+    """The augmentations that ``cfg.INPUT`` switches on, in the order of the paper."""
+    aug, augmentations = cfg.INPUT.AUG, []
+    if aug.PHOTOMETRIC:
+        augmentations.append(RandomPhotometric(cfg.INPUT.FORMAT))
+    if aug.EXPAND:
+        augmentations.append(RandomExpand(cfg.MODEL.PIXEL_MEAN, aug.EXPAND_MAX_RATIO))
+    if aug.CROP:
+        augmentations.append(RandomPatch(aug.CROP_MIN_RATIO))
+    if cfg.INPUT.RANDOM_FLIP != "none":
+        augmentations.append(
+            T.RandomFlip(
+                horizontal=cfg.INPUT.RANDOM_FLIP == "horizontal",
+                vertical=cfg.INPUT.RANDOM_FLIP == "vertical",
+            )
+        )
+    augmentations.append(T.Resize((cfg.INPUT.IMAGE_SIZE, cfg.INPUT.IMAGE_SIZE)))
+    return augmentations
+
+
+class PhotometricTransform(T.Transform):
+    """Shift of brightness, then contrast, saturation and hue, without clipping."""
+
+    def __init__(
+        self,
+        image_format: str,
+        brightness: float = 0.0,
+        contrast: float = 1.0,
+        saturation: float = 1.0,
+        hue: float = 0.0,
+        contrast_first: bool = True,
+    ):
+        """
+        Args:
+            image_format: "RGB" or "BGR".
+            brightness: added to every channel, in 0..255 units.
+            contrast: factor of every channel.
+            saturation: factor of the saturation (HSV).
+            hue: added to the hue (HSV), in degrees.
+            contrast_first: whether contrast comes before saturation and hue, or after.
+        """
+        super().__init__()
+        self._set_attributes(locals())
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        """
+        Args:
+            img: (H, W, 3) float32 in 0..255.
+        """
+        img = img + np.float32(self.brightness)
+        if self.contrast_first:
+            img = img * np.float32(self.contrast)
+        if self.saturation != 1.0 or self.hue != 0.0:
+            img = self._apply_hsv(img)
+        if not self.contrast_first:
+            img = img * np.float32(self.contrast)
+        return img
+
+    def _apply_hsv(self, img: np.ndarray) -> np.ndarray:
+        rgb = self.image_format == "RGB"
+        hsv = cv2.cvtColor(img, cv2.COLOR_RGB2HSV if rgb else cv2.COLOR_BGR2HSV)
+        hsv[..., 0] = (hsv[..., 0] + self.hue) % 360
+        hsv[..., 1] *= self.saturation
+        return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB if rgb else cv2.COLOR_HSV2BGR)
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return coords
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        return segmentation
+
+
+class RandomPhotometric(T.Augmentation):
+    """Each of :class:`PhotometricTransform`'s changes with probability one half."""
+
+    def __init__(
+        self,
+        image_format: str,
+        brightness: float = 32.0,
+        contrast: Tuple[float, float] = (0.5, 1.5),
+        saturation: Tuple[float, float] = (0.5, 1.5),
+        hue: float = 18.0,
+    ):
+        """
+        Args:
+            image_format: "RGB" or "BGR".
+            brightness: largest shift, in 0..255 units.
+            contrast, saturation: ranges of the factors.
+            hue: largest shift, in degrees.
+        """
+        super().__init__()
+        if image_format not in ("RGB", "BGR"):
+            raise ValueError(
+                f"INPUT.FORMAT is {image_format!r}: photometric augmentation knows RGB and BGR; for "
+                "others set INPUT.AUG.PHOTOMETRIC to False"
+            )
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> PhotometricTransform:
+        def maybe(low: float, high: float, otherwise: float) -> float:
+            return np.random.uniform(low, high) if np.random.rand() < 0.5 else otherwise
+
+        return PhotometricTransform(
+            self.image_format,
+            brightness=maybe(-self.brightness, self.brightness, 0.0),
+            contrast=maybe(*self.contrast, 1.0),
+            saturation=maybe(*self.saturation, 1.0),
+            hue=maybe(-self.hue, self.hue, 0.0),
+            contrast_first=np.random.rand() < 0.5,
+        )
+
+
+class ExpandTransform(PadTransform):
+    """Pad with one value a channel, which :class:`PadTransform` cannot."""
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        height, width = img.shape[:2]
+        canvas = np.empty(
+            (self.y0 + height + self.y1, self.x0 + width + self.x1, *img.shape[2:]), img.dtype
+        )
+        canvas[:] = self.pad_value
+        canvas[self.y0 : self.y0 + height, self.x0 : self.x0 + width] = img
+        return canvas
+
+
+class RandomExpand(T.Augmentation):
+    """With some probability, put the image at a random place of a larger canvas."""
+
+    def __init__(self, fill: Sequence[float], max_ratio: float = 4.0, prob: float = 0.5):
+        """
+        Args:
+            fill: colour of the canvas.
+            max_ratio: largest side of the canvas, as a multiple of the image's.
+            prob: how often.
+        """
+        super().__init__()
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        if np.random.rand() >= self.prob:
+            return T.NoOpTransform()
+        height, width = image.shape[:2]
+        ratio = np.random.uniform(1, self.max_ratio)
+        extra_x, extra_y = int(width * ratio) - width, int(height * ratio) - height
+        x0, y0 = np.random.randint(extra_x + 1), np.random.randint(extra_y + 1)
+        return ExpandTransform(
+            x0, y0, extra_x - x0, extra_y - y0, width, height, pad_value=tuple(self.fill)
+        )
+
+
+class PatchTransform(CropTransform):
+    """A crop that leaves the clipping of polygons to whoever rasterises them, so that shapely,
+    which :class:`CropTransform` asks for, is not needed."""
+
+    def apply_polygons(self, polygons: List[np.ndarray]) -> List[np.ndarray]:
+        return [self.apply_coords(polygon) for polygon in polygons]
+
+
+class RandomPatch(T.Augmentation):
+    """Crop to a random patch that keeps the centre of at least one object.
+
+    One time in six, and when no patch is found, the image stays as it is. (SSD chooses among six
+    options; the overlap that four of them ask for is not enforced in the authors' code.)
+    """
+
+    def __init__(
+        self,
+        min_ratio: float = 0.3,
+        aspect_ratios: Tuple[float, float] = (0.5, 2.0),
+        keep_prob: float = 1 / 6,
+        trials: int = 50,
+    ):
+        """
+        Args:
+            min_ratio: smallest side of the patch, as a fraction of the image's.
+            aspect_ratios: range of height / width.
+            keep_prob: how often the image stays as it is.
+            trials: how many patches are tried.
+        """
+        super().__init__()
+        self._init(locals())
+
+    def get_transform(
+        self, image: np.ndarray, boxes: np.ndarray, is_crowd: np.ndarray
+    ) -> T.Transform:
+        """
+        Args:
+            image: (H, W, C)
+            boxes: (N, 4) XYXY.
+            is_crowd: (N,) bool, boxes that do not count as objects.
+        """
+        centers = box_centers(boxes[~is_crowd])
+        if len(centers) == 0 or np.random.rand() < self.keep_prob:
+            return T.NoOpTransform()
+        height, width = image.shape[:2]
+        low, high = self.aspect_ratios
+        for _ in range(self.trials):
+            w = np.random.uniform(self.min_ratio * width, width)
+            h = np.random.uniform(self.min_ratio * height, height)
+            if not low <= h / w <= high:
+                continue
+            x0, y0 = int(np.random.uniform(0, width - w)), int(np.random.uniform(0, height - h))
+            w, h = max(int(w), 1), max(int(h), 1)
+            if points_inside(centers - (x0, y0), (h, w)).any():
+                return PatchTransform(x0, y0, w, h, width, height)
+        return T.NoOpTransform()
+
+
+def box_centers(boxes: np.ndarray) -> np.ndarray:
+    """(N, 4) XYXY -> (N, 2) x and y."""
+    return (boxes[:, :2] + boxes[:, 2:]) / 2
+
+
+def points_inside(points: np.ndarray, image_size: Tuple[int, int]) -> np.ndarray:
+    """Which of the points (N, 2) lie inside an image of (height, width).
+
+    Returns:
+        (N,) bool
+    """
+    return ((points > 0) & (points < image_size[::-1])).all(axis=1)

@@ -1,0 +1,12 @@
+from .anchors import YOLACTAnchorGenerator
+from .backbone import (
+    DarkNet,
+    YOLACTFPN,
+    build_darknet53_backbone,
+    build_yolact_darknet53_fpn_backbone,
+    build_yolact_resnet_fpn_backbone,
+)
+from .head import DensePredictions, YOLACTHead
+from .nms import NMS_REGISTRY, Detections
+from .protonet import PROTONET_REGISTRY, Protonet, build_protonet
+from .yolact import YOLACT

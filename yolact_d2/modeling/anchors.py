@@ -1,0 +1,125 @@
+import math
+from typing import List, Sequence
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ANCHOR_GENERATOR_REGISTRY
+from detectron2.modeling.anchor_generator import BufferList
+from detectron2.structures import Boxes
+from torch import Tensor, nn
+
+
+def cell_anchors(
+    sizes: Sequence[float], aspect_ratios: Sequence[float], image_size: int, square: bool
+) -> Tensor:
+    """The anchors of one cell, around the origin, relative to the image.
+
+    Args:
+        sizes: in pixels.
+        aspect_ratios: width / height.
+        image_size: side of the square image, in pixels.
+        square: give each anchor the height of its width. The published YOLACT models were trained
+            so by accident (``use_square_anchors`` in the authors' configuration); it is part of
+            them.
+
+    Returns:
+        (len(sizes) * len(aspect_ratios), 4) XYXY, size-major.
+    """
+    widths_heights = []
+    for size in sizes:
+        for ratio in aspect_ratios:
+            width = size * math.sqrt(ratio) / image_size
+            height = width if square else size / math.sqrt(ratio) / image_size
+            widths_heights.append((width, height))
+    half = torch.tensor(widths_heights, dtype=torch.float32) / 2
+    return torch.cat([-half, half], dim=1)
+
+
+def cell_centers(height: int, width: int, device: torch.device) -> Tensor:
+    """Centres of the cells of a feature map, relative to the image.
+
+    They are spaced by 1 / width, not by the nominal stride of the map.
+
+    Returns:
+        (height * width, 2) x and y in 0..1, row-major.
+    """
+    x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
+    y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
+    grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+    return torch.stack([grid_x, grid_y], dim=-1).reshape(-1, 2)
+
+
+@ANCHOR_GENERATOR_REGISTRY.register()
+class YOLACTAnchorGenerator(nn.Module):
+    """YOLACT's anchors (arXiv 1904.02689, section 3.3; the authors' ``make_priors``).
+
+    Unlike those of Detectron2's generators they are relative to the image (0..1): see
+    :class:`YOLACT`.
+    """
+
+    box_dim = 4
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        sizes: Sequence[Sequence[float]],
+        aspect_ratios: Sequence[Sequence[float]],
+        image_size: int,
+        square: bool,
+    ):
+        """
+        Args:
+            sizes: for each level, in pixels.
+            aspect_ratios: for each level, width / height.
+            image_size: side of the square network input, in pixels.
+            square: see :func:`cell_anchors`.
+        """
+        super().__init__()
+        self.cell_anchors = BufferList(
+            [cell_anchors(s, r, image_size, square) for s, r in zip(sizes, aspect_ratios)]
+        )
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: List[ShapeSpec]):
+        levels = len(input_shape)
+        params = {}
+        for key in ("SIZES", "ASPECT_RATIOS"):
+            value = cfg.MODEL.ANCHOR_GENERATOR[key]
+            if len(value) not in (1, levels):
+                raise ValueError(
+                    f"MODEL.ANCHOR_GENERATOR.{key} has {len(value)} lists, but there are {levels} "
+                    "levels in MODEL.YOLACT.IN_FEATURES: give one list for each, or one for all"
+                )
+            params[key.lower()] = list(value) * (levels // len(value))
+        return {
+            **params,
+            "image_size": cfg.INPUT.IMAGE_SIZE,
+            "square": cfg.MODEL.ANCHOR_GENERATOR.SQUARE,
+        }
+
+    @property
+    def num_cell_anchors(self) -> List[int]:
+        """Number of anchors of a cell, for each level."""
+        return [len(anchors) for anchors in self.cell_anchors]
+
+    # The name that Detectron2's heads know.
+    num_anchors = num_cell_anchors
+
+    def forward(self, features: List[Tensor]) -> List[Boxes]:
+        """
+        Args:
+            features: maps of shape (N, C, Hi, Wi), one for each level.
+
+        Returns:
+            the anchors of each level, Hi * Wi * num_anchors, relative to the image, not clipped,
+            ordered by row, column, then anchor of the cell.
+        """
+        anchors = []
+        for feature, cell in zip(features, self.cell_anchors):
+            height, width = feature.shape[-2:]
+            centers = cell_centers(height, width, cell.device)
+            shifts = centers.repeat(1, 2)
+            anchors.append(Boxes((shifts[:, None] + cell[None]).reshape(-1, 4)))
+        return anchors

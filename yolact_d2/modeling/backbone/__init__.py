@@ -1,0 +1,7 @@
+from .batch_norm import freeze_batch_norm
+from .darknet import DarkNet, build_darknet53_backbone
+from .fpn import (
+    YOLACTFPN,
+    build_yolact_darknet53_fpn_backbone,
+    build_yolact_resnet_fpn_backbone,
+)

@@ -1,0 +1,120 @@
+from typing import Dict, List
+
+from detectron2.layers import Conv2d, ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..weight_init import scale_residual_branches, xavier_uniform_init
+from .batch_norm import freeze_batch_norm
+from .darknet import build_darknet53_backbone
+
+
+class LastLevelDownsample(nn.Module):
+    """P6 and P7: two 3x3 convolutions of stride 2 upon P5, without activations."""
+
+    in_feature = "p5"
+    num_levels = 2
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.p6 = Conv2d(channels, channels, kernel_size=3, stride=2, padding=1)
+        self.p7 = Conv2d(channels, channels, kernel_size=3, stride=2, padding=1)
+
+    def forward(self, p5: Tensor) -> List[Tensor]:
+        p6 = self.p6(p5)
+        return [p6, self.p7(p6)]
+
+
+class YOLACTFPN(FPN):
+    """YOLACT's feature pyramid.
+
+    It has the parameters of Detectron2's :class:`FPN`, and differs in what it does with them:
+    the top-down path resizes bilinearly to the exact size of the finer map, so the input need
+    not be divisible by anything, and P3 to P5 end in a ReLU.
+    """
+
+    def __init__(
+        self,
+        bottom_up: Backbone,
+        in_features: List[str],
+        out_channels: int,
+        *,
+        freeze_bn_below: int,
+        images_per_device: int,
+    ):
+        """
+        Args:
+            bottom_up: the network that gives C3, C4 and C5.
+            in_features: their names, finest first.
+            out_channels: channels of every level.
+            freeze_bn_below: batch norm of `bottom_up` is frozen for good as soon as a training
+                step sees fewer images than this.
+            images_per_device: how many images a training step will see. Known in advance, since
+                optimizers and DDP ask at their start which parameters are trained.
+        """
+        super().__init__(
+            bottom_up, in_features, out_channels, top_block=LastLevelDownsample(out_channels)
+        )
+        self.freeze_bn_below = freeze_bn_below
+        if images_per_device < freeze_bn_below:
+            freeze_batch_norm(self.bottom_up)
+        for layers in (*self.lateral_convs, *self.output_convs, self.top_block):
+            xavier_uniform_init(layers)
+
+    @property
+    def size_divisibility(self) -> int:
+        return 0
+
+    def forward(self, x: Tensor) -> Dict[str, Tensor]:
+        """
+        Args:
+            x: (N, 3, H, W) normalised images.
+
+        Returns:
+            "p3" to "p7": (N, out_channels, Hi, Wi), where H3 = ceil(H / 8), H4 = ceil(H3 / 2), ...
+        """
+        if self.training and len(x) < self.freeze_bn_below:
+            freeze_batch_norm(self.bottom_up)
+        bottom_up_features = self.bottom_up(x)
+
+        results: List[Tensor] = []
+        top_down = None
+        for name, lateral_conv, output_conv in zip(
+            reversed(self.in_features), self.lateral_convs, self.output_convs
+        ):
+            merged = lateral_conv(bottom_up_features[name])
+            if top_down is not None:
+                merged = merged + F.interpolate(
+                    top_down, size=merged.shape[-2:], mode="bilinear", align_corners=False
+                )
+            results.insert(0, F.relu(output_conv(merged)))
+            top_down = merged
+        results.extend(self.top_block(results[-1]))
+        return dict(zip(self._out_features, results))
+
+
+def _build_fpn(cfg, bottom_up: Backbone) -> YOLACTFPN:
+    return YOLACTFPN(
+        bottom_up,
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        freeze_bn_below=cfg.MODEL.BACKBONE.FREEZE_BN_BELOW,
+        images_per_device=cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_yolact_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> YOLACTFPN:
+    """Detectron2's ResNet (keys MODEL.RESNETS) under YOLACT's pyramid (keys MODEL.FPN)."""
+    resnet = build_resnet_backbone(cfg, input_shape)
+    blocks = [block for stage in resnet.stages for block in stage]
+    scale_residual_branches([list(block.children())[-1].norm for block in blocks])
+    return _build_fpn(cfg, resnet)
+
+
+@BACKBONE_REGISTRY.register()
+def build_yolact_darknet53_fpn_backbone(cfg, input_shape: ShapeSpec) -> YOLACTFPN:
+    """DarkNet-53 (keys MODEL.DARKNET) under YOLACT's pyramid (keys MODEL.FPN)."""
+    return _build_fpn(cfg, build_darknet53_backbone(cfg, input_shape))

@@ -1,0 +1,118 @@
+"""YOLACT's losses, each a sum over what it looks at: pure functions of tensors.
+
+The callers divide them, :class:`YOLACT` by the number of positives.
+"""
+
+from typing import Tuple
+
+import torch
+from detectron2.structures import Boxes
+from torch import Tensor
+from torch.nn import functional as F
+
+from .masks import assemble_masks, inside_boxes
+
+# F.binary_cross_entropy clamps logarithms here, so this is what a foreground cell costs where
+# the crop makes the prediction zero.
+_LOG_OF_ZERO = 100.0
+
+
+def hardest_negatives(
+    logits: Tensor, positive: Tensor, negative: Tensor, negatives_per_positive: int
+) -> Tensor:
+    """Online hard example mining: the negatives that look least like background.
+
+    Args:
+        logits: (N, A, C + 1), background last.
+        positive, negative: (N, A) bool, never both; what is neither is ignored.
+        negatives_per_positive: how many to choose in each image, for each of its positives.
+
+    Returns:
+        (N, A) bool.
+    """
+    background_loss = logits.logsumexp(dim=-1) - logits[..., -1]
+    # Rank the negatives before everything else.
+    background_loss = background_loss.masked_fill(~negative, -torch.inf)
+    rank = background_loss.argsort(dim=1, descending=True).argsort(dim=1)
+    wanted = negatives_per_positive * positive.sum(dim=1, keepdim=True)
+    return (rank < wanted) & negative
+
+
+def classification_loss(logits: Tensor, labels: Tensor, negatives_per_positive: int) -> Tensor:
+    """Softmax cross entropy over the positives and the hardest negatives of each image.
+
+    Args:
+        logits: (N, A, C + 1), background last.
+        labels: (N, A) in 0..C, C being background; -1 is ignored.
+        negatives_per_positive: see :func:`hardest_negatives`.
+    """
+    background = logits.shape[-1] - 1
+    positive = (labels >= 0) & (labels < background)
+    with torch.no_grad():
+        hard = hardest_negatives(logits, positive, labels == background, negatives_per_positive)
+    chosen = positive | hard
+    return F.cross_entropy(logits[chosen], labels[chosen], reduction="sum")
+
+
+def box_regression_loss(deltas: Tensor, gt_deltas: Tensor) -> Tensor:
+    """Smooth L1 (beta 1) between two (P, 4) tensors."""
+    return F.smooth_l1_loss(deltas, gt_deltas, reduction="sum")
+
+
+def downsample_masks(masks: Tensor, size: Tuple[int, int]) -> Tensor:
+    """Ground-truth masks on a coarser grid: bilinear without antialiasing, then > 0.5.
+
+    Args:
+        masks: (G, H, W) bool.
+        size: (height, width) of the grid.
+
+    Returns:
+        (G, height, width) bool.
+    """
+    soft = F.interpolate(
+        masks[:, None].float(), size=size, mode="bilinear", align_corners=False
+    )
+    return soft[:, 0] > 0.5
+
+
+def mask_loss(
+    prototypes: Tensor, coefficients: Tensor, gt_masks: Tensor, gt_boxes: Tensor
+) -> Tensor:
+    """The mask loss of some positives of one image.
+
+    Pixelwise binary cross entropy, summed over the grid and divided by the area of the
+    ground-truth box, between the target and a prediction that is zero outside that box.
+
+    Args:
+        prototypes: (k, h, w).
+        coefficients: (P, k).
+        gt_masks: (P, h, w) bool, the target of each positive.
+        gt_boxes: (P, 4) XYXY, in cells of the grid.
+    """
+    logits = assemble_masks(prototypes, coefficients)
+    target = gt_masks.to(logits.dtype)
+    inside = inside_boxes(gt_boxes, *logits.shape[1:])
+    cell_losses = torch.where(
+        inside,
+        F.binary_cross_entropy_with_logits(logits, target, reduction="none"),
+        _LOG_OF_ZERO * target,
+    )
+    return (cell_losses.sum(dim=(1, 2)) / Boxes(gt_boxes).area()).sum()
+
+
+def semantic_segmentation_loss(logits: Tensor, gt_masks: Tensor, gt_classes: Tensor) -> Tensor:
+    """Binary cross entropy of one image against the union of its masks in each class.
+
+    Args:
+        logits: (C, h, w).
+        gt_masks: (G, h, w) bool.
+        gt_classes: (G,) in 0..C-1.
+
+    Returns:
+        scalar, the sum over classes of the mean over the grid.
+    """
+    target = torch.zeros_like(logits)
+    target.index_put_((gt_classes,), gt_masks.to(logits.dtype), accumulate=True)
+    target.clamp_(max=1)
+    num_cells = logits.shape[1] * logits.shape[2]
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / num_cells

@@ -1,0 +1,61 @@
+"""From prototypes and coefficients to the masks of a picture: pure functions of tensors."""
+
+from typing import Tuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Bounds the memory of `resize_masks`: elements of one float chunk.
+_MAX_RESIZED_ELEMENTS = 2**26
+
+
+def assemble_masks(prototypes: Tensor, coefficients: Tensor) -> Tensor:
+    """Linear combinations of the prototypes (arXiv 1904.02689, equation 1, before the sigmoid).
+
+    Args:
+        prototypes: (k, h, w).
+        coefficients: (N, k).
+
+    Returns:
+        (N, h, w) mask logits.
+    """
+    return (coefficients @ prototypes.flatten(1)).view(-1, *prototypes.shape[1:])
+
+
+def inside_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Cells of a grid that belong to each box.
+
+    As in the authors' ``crop``, a cell counts if x1 - 1 <= column < x2 + 1, likewise for rows:
+    the box and a margin of one cell.
+
+    Args:
+        boxes: (N, 4) XYXY, in cells of the grid.
+
+    Returns:
+        (N, height, width) bool.
+    """
+    x1, y1, x2, y2 = boxes[:, :, None].unbind(dim=1)
+    columns = torch.arange(width, device=boxes.device)
+    rows = torch.arange(height, device=boxes.device)
+    in_columns = (columns >= x1 - 1) & (columns < x2 + 1)
+    in_rows = (rows >= y1 - 1) & (rows < y2 + 1)
+    return in_rows[:, :, None] & in_columns[:, None, :]
+
+
+def resize_masks(masks: Tensor, size: Tuple[int, int]) -> Tensor:
+    """Resize soft masks bilinearly and threshold them at 0.5.
+
+    Args:
+        masks: (N, h, w) in 0..1.
+        size: (height, width) of the result.
+
+    Returns:
+        (N, height, width) bool.
+    """
+    resized = masks.new_empty((len(masks), *size), dtype=torch.bool)
+    chunk = max(1, _MAX_RESIZED_ELEMENTS // (size[0] * size[1]))
+    for part, out in zip(masks.split(chunk), resized.split(chunk)):
+        soft = F.interpolate(part[:, None], size=size, mode="bilinear", align_corners=False)
+        torch.gt(soft[:, 0], 0.5, out=out)
+    return resized

@@ -1,0 +1,307 @@
+from typing import Callable, Dict, List, Sequence, Tuple
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import Conv2d
+from detectron2.modeling import (
+    META_ARCH_REGISTRY,
+    Backbone,
+    build_anchor_generator,
+    build_backbone,
+)
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import BitMasks, Boxes, Instances
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .criterion import YOLACTCriterion
+from .head import DensePredictions, YOLACTHead
+from .masks import assemble_masks, inside_boxes, resize_masks
+from .nms import Detections, get_nms
+from .protonet import build_protonet
+from .weight_init import xavier_uniform_init
+
+
+@META_ARCH_REGISTRY.register()
+class YOLACT(DenseDetector):
+    """YOLACT: real-time instance segmentation (arXiv 1904.02689).
+
+    A fully-convolutional detector predicts, besides a class and a box, k coefficients for every
+    anchor. In parallel the protonet predicts k prototype masks for the whole image. The mask of an
+    instance is the linear combination of the prototypes with its coefficients, cropped to its box.
+
+    Inside the model boxes are relative to the image (0..1), as they are in the authors' code. Many
+    anchors overlap a long object equally, so which of them it claims is up to the rounding, and
+    only the same units give the same anchors.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        head: YOLACTHead,
+        head_in_features: Sequence[str],
+        protonet: nn.Module,
+        anchor_generator: nn.Module,
+        box2box_transform: Box2BoxTransform,
+        criterion: nn.Module,
+        num_classes: int,
+        image_size: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        nms: Callable[..., Detections],
+        test_anchor_score_thresh: float = 0.05,
+        test_nms_thresh: float = 0.5,
+        test_topk_candidates: int = 200,
+        test_score_thresh: float = 0.0,
+        max_detections_per_image: int = 100,
+    ):
+        """
+        Args:
+            backbone: gives a feature pyramid.
+            head: predicts classes, boxes and coefficients of all anchors.
+            head_in_features: names of the levels, finest first.
+            protonet: predicts the prototypes from the finest of them.
+            anchor_generator: gives the anchors of each level.
+            box2box_transform: how boxes are coded relative to anchors.
+            criterion: gives the losses, see :class:`YOLACTCriterion`.
+            num_classes: C, without background.
+            image_size: S, the side of the square, in pixels, that images are resized to.
+            pixel_mean, pixel_std: of each channel of the input, in 0..255 units.
+            nms: a function of NMS_REGISTRY.
+            test_anchor_score_thresh: anchors whose best score is not above it never reach NMS.
+            test_nms_thresh, test_topk_candidates, max_detections_per_image: for `nms`.
+            test_score_thresh: detections with a lower score are left out of the result.
+        """
+        super().__init__(
+            backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std
+        )
+        self.protonet = protonet
+        self.anchor_generator = anchor_generator
+        self.box2box_transform = box2box_transform
+        self.criterion = criterion
+        self.image_size = image_size
+
+        # Only there to be trained: it makes the features of P3 richer.
+        channels = backbone.output_shape()[head_in_features[0]].channels
+        self.sem_seg_conv = Conv2d(channels, num_classes, kernel_size=1)
+        xavier_uniform_init(self.sem_seg_conv)
+
+        self.nms = nms
+        self.test_anchor_score_thresh = test_anchor_score_thresh
+        self.test_nms_thresh = test_nms_thresh
+        self.test_topk_candidates = test_topk_candidates
+        self.test_score_thresh = test_score_thresh
+        self.max_detections_per_image = max_detections_per_image
+
+    @classmethod
+    def from_config(cls, cfg):
+        backbone = build_backbone(cfg)
+        in_features = cfg.MODEL.YOLACT.IN_FEATURES
+        shapes = backbone.output_shape()
+        unknown = [name for name in in_features if name not in shapes]
+        if unknown:
+            raise ValueError(
+                f"MODEL.YOLACT.IN_FEATURES: no level {unknown}; {cfg.MODEL.BACKBONE.NAME} gives "
+                f"{sorted(shapes)}"
+            )
+        feature_shapes = [shapes[name] for name in in_features]
+        return {
+            "backbone": backbone,
+            "head": YOLACTHead(cfg, feature_shapes),
+            "head_in_features": in_features,
+            "protonet": build_protonet(cfg, feature_shapes[0]),
+            "anchor_generator": build_anchor_generator(cfg, feature_shapes),
+            "box2box_transform": Box2BoxTransform(weights=cfg.MODEL.YOLACT.BBOX_REG_WEIGHTS),
+            "criterion": YOLACTCriterion(cfg),
+            "num_classes": cfg.MODEL.YOLACT.NUM_CLASSES,
+            "image_size": cfg.INPUT.IMAGE_SIZE,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "nms": get_nms(cfg.MODEL.YOLACT.NMS),
+            "test_anchor_score_thresh": cfg.MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST,
+            "test_nms_thresh": cfg.MODEL.YOLACT.NMS_THRESH_TEST,
+            "test_topk_candidates": cfg.MODEL.YOLACT.TOPK_CANDIDATES_TEST,
+            "test_score_thresh": cfg.MODEL.YOLACT.SCORE_THRESH_TEST,
+            "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+        }
+
+    def forward(self, batched_inputs: List[Dict]):
+        """
+        Args:
+            batched_inputs: a list, one dict for each image, with
+
+                * "image": (3, H, W) tensor in 0..255, channels in the order of INPUT.FORMAT. For
+                  inference of any size; for training S x S, as :class:`YOLACTDatasetMapper` makes
+                  it.
+                * "instances": for training, `Instances` with `gt_boxes`, `gt_classes`, `gt_masks`
+                  (`BitMasks`) and optionally `gt_iscrowd` (bool).
+                * "height", "width": for inference, the resolution of the result. By default that
+                  of "image".
+
+        Returns:
+            In training, dict[str, Tensor] of "loss_cls", "loss_box_reg", "loss_mask" and
+            "loss_sem_seg". In inference, a list with a dict for each image, in which "instances"
+            has `pred_boxes`, `scores`, `pred_classes` and `pred_masks` (bool, N x height x width),
+            best first.
+        """
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images)
+        features = [features[name] for name in self.head_in_features]
+        predictions = self.head(features)
+        prototypes = self.protonet(features[0])
+        anchors = Boxes.cat(self.anchor_generator(features))
+
+        if self.training:
+            sem_seg_logits = self.sem_seg_conv(features[0])
+            gt_instances = [self._ground_truth(x) for x in batched_inputs]
+            return self.forward_training(
+                anchors, predictions, prototypes, sem_seg_logits, gt_instances
+            )
+        output_sizes = [
+            (x.get("height", x["image"].shape[-2]), x.get("width", x["image"].shape[-1]))
+            for x in batched_inputs
+        ]
+        results = self.forward_inference(anchors, predictions, prototypes, output_sizes)
+        return [{"instances": x} for x in results]
+
+    def preprocess_image(self, batched_inputs: List[Dict]) -> Tensor:
+        """Resize to S x S, normalise and batch the images.
+
+        Returns:
+            (N, 3, S, S)
+        """
+        size = (self.image_size, self.image_size)
+        images = []
+        for x in batched_inputs:
+            image = self._move_to_current_device(x["image"]).float()
+            if image.dim() != 3 or image.shape[0] not in (1, len(self.pixel_mean)):
+                raise ValueError(
+                    f"an image must have the shape ({len(self.pixel_mean)}, H, W), or (1, H, W) if "
+                    f"grey, got {tuple(image.shape)}"
+                )
+            if self.training and image.shape[1:] != size:
+                raise ValueError(
+                    f"training images must be {size[0]} x {size[1]} (INPUT.IMAGE_SIZE), got "
+                    f"{tuple(image.shape[1:])}: is the loader built with YOLACTDatasetMapper?"
+                )
+            image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+            images.append((image - self.pixel_mean) / self.pixel_std)
+        return torch.stack(images)
+
+    def _ground_truth(self, x: Dict) -> Instances:
+        if "instances" not in x:
+            raise ValueError(f"no ground truth in training, only {sorted(x)}")
+        gt = x["instances"].to(self.device)
+        if len(gt) > 0 and not isinstance(gt.gt_masks, BitMasks):
+            raise ValueError(
+                f"gt_masks must be BitMasks, got {type(gt.gt_masks).__name__}: set "
+                "INPUT.MASK_FORMAT to 'bitmask'"
+            )
+        return gt
+
+    def forward_training(
+        self,
+        anchors: Boxes,
+        predictions: DensePredictions,
+        prototypes: Tensor,
+        sem_seg_logits: Tensor,
+        gt_instances: List[Instances],
+    ) -> Dict[str, Tensor]:
+        """
+        Args:
+            anchors: A anchors, the same for all images.
+            predictions: of N images.
+            prototypes: (N, k, h, w).
+            sem_seg_logits: (N, C, h', w'), on the finest level.
+            gt_instances: the ground truth of each image, crowd regions among it.
+        """
+        # Mixed precision is for the network; sums over thousands of cells need float32.
+        with torch.autocast(self.device.type, enabled=False):
+            return self.criterion(
+                anchors,
+                DensePredictions(*(x.float() for x in predictions)),
+                prototypes.float(),
+                sem_seg_logits.float(),
+                gt_instances,
+            )
+
+    def forward_inference(
+        self,
+        anchors: Boxes,
+        predictions: DensePredictions,
+        prototypes: Tensor,
+        output_sizes: List[Tuple[int, int]],
+    ) -> List[Instances]:
+        """
+        Args:
+            anchors: A anchors, the same for all images.
+            predictions: of N images.
+            prototypes: (N, k, h, w).
+            output_sizes: (height, width) of the result for each image.
+        """
+        return [
+            self.inference_single_image(anchors, DensePredictions(*rest), prototypes_i, size)
+            for *rest, prototypes_i, size in zip(*predictions, prototypes, output_sizes)
+        ]
+
+    def inference_single_image(
+        self,
+        anchors: Boxes,
+        predictions: DensePredictions,
+        prototypes: Tensor,
+        output_size: Tuple[int, int],
+    ) -> Instances:
+        """
+        Args:
+            anchors: A anchors.
+            predictions: of one image, without the batch dimension.
+            prototypes: (k, h, w).
+            output_size: (height, width) of the result.
+        """
+        scores = predictions.logits.softmax(dim=-1)[:, :-1]
+        candidates = (
+            (scores.amax(dim=1) > self.test_anchor_score_thresh).nonzero().squeeze(1)
+        )
+        boxes = self.box2box_transform.apply_deltas(
+            predictions.deltas[candidates], anchors.tensor[candidates]
+        )
+        detections = self.nms(
+            boxes,
+            scores[candidates],
+            score_thresh=self.test_anchor_score_thresh,
+            iou_thresh=self.test_nms_thresh,
+            topk=self.test_topk_candidates,
+            max_detections=self.max_detections_per_image,
+        )
+        keep = detections.scores >= self.test_score_thresh
+        kept = detections.indices[keep]
+
+        result = Instances(output_size)
+        result.pred_boxes = Boxes(boxes[kept])
+        result.pred_boxes.scale(output_size[1], output_size[0])
+        result.pred_boxes.clip(output_size)
+        result.scores = detections.scores[keep]
+        result.pred_classes = detections.classes[keep]
+        result.pred_masks = resize_masks(
+            self.soft_masks(prototypes, predictions.coefficients[candidates[kept]], boxes[kept]),
+            output_size,
+        )
+        return result
+
+    def soft_masks(self, prototypes: Tensor, coefficients: Tensor, boxes: Tensor) -> Tensor:
+        """Assemble the masks of some detections and crop them to their boxes.
+
+        Args:
+            prototypes: (k, h, w).
+            coefficients: (N, k).
+            boxes: (N, 4) XYXY, relative to the image.
+
+        Returns:
+            (N, h, w) in 0..1.
+        """
+        height, width = prototypes.shape[1:]
+        inside = inside_boxes(boxes * boxes.new_tensor([width, height] * 2), height, width)
+        return assemble_masks(prototypes, coefficients).sigmoid() * inside
