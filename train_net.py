@@ -3,16 +3,14 @@
 
 import os
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import get_cfg
 from detectron2.data import build_detection_train_loader
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
 from detectron2.evaluation import COCOEvaluator, verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from yolact_d2 import add_yolact_config
+from yolact_d2 import load_config
 from yolact_d2.data import YOLACTDatasetMapper, check_datasets
 
 
@@ -30,19 +28,10 @@ class Trainer(DefaultTrainer):
 
 def setup(args):
     """Build the config from the file and the command line, and check the data it names."""
-    cfg = get_cfg()
-    add_yolact_config(cfg)
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
-    no_gpu = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
-    if no_gpu:
-        cfg.MODEL.DEVICE = "cpu"
+    cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
     default_setup(cfg, args)
-
-    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="yolact_d2")
-    if no_gpu:
-        logger.warning("No GPU found: running on the CPU.")
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="yolact_d2")
     names = cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN + cfg.DATASETS.TEST
     check_datasets(names, cfg.MODEL.YOLACT.NUM_CLASSES)
     return cfg

@@ -1,6 +1,6 @@
 """YOLACT for Detectron2. Importing it registers the models and the datasets."""
 
 from . import data, modeling  # noqa: F401
-from .config import add_yolact_config
+from .config import add_yolact_config, load_config
 
-__all__ = ["add_yolact_config"]
+__all__ = ["add_yolact_config", "load_config"]

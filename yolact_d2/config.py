@@ -1,6 +1,12 @@
 """Every configuration key that this project adds to Detectron2's, with its meaning and unit."""
 
+import logging
+import os
+from typing import Sequence
+
+import torch
 from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
 
 
 def add_yolact_config(cfg: CN) -> None:
@@ -15,10 +21,12 @@ def add_yolact_config(cfg: CN) -> None:
     cfg.INPUT.AUG.EXPAND = True
     # Largest side of the canvas of EXPAND, as a multiple of the image's.
     cfg.INPUT.AUG.EXPAND_MAX_RATIO = 4.0
+    # Colour of the canvas, in the order of INPUT.FORMAT: ImageNet's mean.
+    cfg.INPUT.AUG.EXPAND_COLOR = [123.68, 116.78, 103.94]
     cfg.INPUT.AUG.CROP = True
     # Smallest side of the patch of CROP, as a fraction of the image's.
     cfg.INPUT.AUG.CROP_MIN_RATIO = 0.3
-    # Objects narrower or lower than this after augmentation, in pixels at S, are dropped.
+    # Objects not wider or not higher than this after augmentation, in pixels at S, are dropped.
     cfg.INPUT.MIN_BOX_SIZE = 4.0
 
     # Batch norm is frozen, statistics and affine, where a device sees fewer images a step.
@@ -75,3 +83,25 @@ def add_yolact_config(cfg: CN) -> None:
     # Detections with a lower score are dropped from the result. This is what a program's
     # --confidence-threshold sets; it changes nothing about the detections that remain.
     cfg.MODEL.YOLACT.SCORE_THRESH_TEST = 0.0
+
+
+def load_config(config_file: str, opts: Sequence[str] = ()) -> CN:
+    """Read a config of this project, for the machine at hand.
+
+    Args:
+        config_file: path of a YAML file.
+        opts: keys and values in turn, which override the file's.
+
+    Returns:
+        the config, not frozen. MODEL.DEVICE is "cpu" if it asked for a GPU and there is none.
+    """
+    if not os.path.isfile(config_file):
+        raise FileNotFoundError(f"there is no config file {config_file!r}")
+    cfg = get_cfg()
+    add_yolact_config(cfg)
+    cfg.merge_from_file(config_file)
+    cfg.merge_from_list(list(opts))
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logging.getLogger(__name__).warning("No GPU found: running on the CPU.")
+        cfg.MODEL.DEVICE = "cpu"
+    return cfg

@@ -14,22 +14,26 @@ def build_augmentation(cfg) -> List[T.Augmentation]:
     if aug.PHOTOMETRIC:
         augmentations.append(RandomPhotometric(cfg.INPUT.FORMAT))
     if aug.EXPAND:
-        augmentations.append(RandomExpand(cfg.MODEL.PIXEL_MEAN, aug.EXPAND_MAX_RATIO))
+        augmentations.append(RandomExpand(aug.EXPAND_COLOR, aug.EXPAND_MAX_RATIO))
     if aug.CROP:
         augmentations.append(RandomPatch(aug.CROP_MIN_RATIO))
-    if cfg.INPUT.RANDOM_FLIP != "none":
+    flip = cfg.INPUT.RANDOM_FLIP
+    if flip not in ("none", "horizontal", "vertical"):
+        raise ValueError(f"INPUT.RANDOM_FLIP is {flip!r}, not one of: none, horizontal, vertical")
+    if flip != "none":
         augmentations.append(
-            T.RandomFlip(
-                horizontal=cfg.INPUT.RANDOM_FLIP == "horizontal",
-                vertical=cfg.INPUT.RANDOM_FLIP == "vertical",
-            )
+            T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")
         )
     augmentations.append(T.Resize((cfg.INPUT.IMAGE_SIZE, cfg.INPUT.IMAGE_SIZE)))
     return augmentations
 
 
 class PhotometricTransform(T.Transform):
-    """Shift of brightness, then contrast, saturation and hue, without clipping."""
+    """Shift of brightness, then contrast, saturation and hue, without clipping.
+
+    Contrast could as well come last, as it does half of the time in the authors' code: it scales
+    the value (HSV) and nothing else, so the result is the same.
+    """
 
     def __init__(
         self,
@@ -38,7 +42,6 @@ class PhotometricTransform(T.Transform):
         contrast: float = 1.0,
         saturation: float = 1.0,
         hue: float = 0.0,
-        contrast_first: bool = True,
     ):
         """
         Args:
@@ -47,7 +50,6 @@ class PhotometricTransform(T.Transform):
             contrast: factor of every channel.
             saturation: factor of the saturation (HSV).
             hue: added to the hue (HSV), in degrees.
-            contrast_first: whether contrast comes before saturation and hue, or after.
         """
         super().__init__()
         self._set_attributes(locals())
@@ -57,16 +59,9 @@ class PhotometricTransform(T.Transform):
         Args:
             img: (H, W, 3) float32 in 0..255.
         """
-        img = img + np.float32(self.brightness)
-        if self.contrast_first:
-            img = img * np.float32(self.contrast)
-        if self.saturation != 1.0 or self.hue != 0.0:
-            img = self._apply_hsv(img)
-        if not self.contrast_first:
-            img = img * np.float32(self.contrast)
-        return img
-
-    def _apply_hsv(self, img: np.ndarray) -> np.ndarray:
+        img = (img + np.float32(self.brightness)) * np.float32(self.contrast)
+        if self.saturation == 1.0 and self.hue == 0.0:
+            return img
         rgb = self.image_format == "RGB"
         hsv = cv2.cvtColor(img, cv2.COLOR_RGB2HSV if rgb else cv2.COLOR_BGR2HSV)
         hsv[..., 0] = (hsv[..., 0] + self.hue) % 360
@@ -116,7 +111,6 @@ class RandomPhotometric(T.Augmentation):
             contrast=maybe(*self.contrast, 1.0),
             saturation=maybe(*self.saturation, 1.0),
             hue=maybe(-self.hue, self.hue, 0.0),
-            contrast_first=np.random.rand() < 0.5,
         )
 
 
@@ -144,6 +138,8 @@ class RandomExpand(T.Augmentation):
             prob: how often.
         """
         super().__init__()
+        if max_ratio < 1:
+            raise ValueError(f"INPUT.AUG.EXPAND_MAX_RATIO is {max_ratio}, less than 1")
         self._init(locals())
 
     def get_transform(self, image: np.ndarray) -> T.Transform:

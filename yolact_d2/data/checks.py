@@ -1,10 +1,10 @@
 """What can be known to be wrong with the data before a run starts."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 # EXIF orientations that turn the image by 90 degrees; Detectron2 applies them when it reads.
@@ -44,7 +44,9 @@ def check_dataset(name: str, num_classes: int) -> None:
     if not dicts:
         raise ValueError(f"dataset {name!r} has no images")
 
-    classes = MetadataCatalog.get(name).thing_classes
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    if classes is None:
+        raise ValueError(f"dataset {name!r} has no category names: set its metadata thing_classes")
     if len(classes) != num_classes:
         raise ValueError(
             f"dataset {name!r} has {len(classes)} categories, but MODEL.YOLACT.NUM_CLASSES is "
@@ -52,32 +54,36 @@ def check_dataset(name: str, num_classes: int) -> None:
         )
 
     with ThreadPoolExecutor() as pool:
-        for fault in pool.map(image_fault, dicts, chunksize=64):
+        for fault in pool.map(record_fault, dicts):
             if fault:
                 raise ValueError(f"dataset {name!r}: {fault}")
 
 
-def image_fault(record: Dict[str, Any]) -> Optional[str]:
-    """What is wrong with the image of a dataset dict, if anything."""
+def record_fault(record: Dict[str, Any]) -> Optional[str]:
+    """What is wrong with a dataset dict or its image, if anything."""
     path = record["file_name"]
-    if not os.path.isfile(path):
+    if any("segmentation" not in a for a in record.get("annotations", [])):
+        return f"{path}: an object has no 'segmentation'; YOLACT needs masks"
+    if not PathManager.isfile(path):
         return f"{path} does not exist"
     try:
-        size = displayed_size(path)
-    except OSError as error:
+        width, height = displayed_size(path)
+    except Exception as error:  # Pillow raises many kinds for what is not an image
         return f"{path} cannot be read as an image: {error}"
-    recorded: List[Any] = [record.get("width", size[0]), record.get("height", size[1])]
-    if recorded != list(size):
+    recorded = record.get("width", width), record.get("height", height)
+    if recorded != (width, height):
         return (
-            f"{path} is {size[0]} x {size[1]} (width x height), but is recorded as "
+            f"{path} is {width} x {height} (width x height), but is recorded as "
             f"{recorded[0]} x {recorded[1]}"
         )
     return None
 
 
-def displayed_size(path: str) -> tuple:
+def displayed_size(path: str) -> Tuple[int, int]:
     """(width, height) of an image file as it will be read, from its header alone."""
-    with Image.open(path) as image:
+    with PathManager.open(path, "rb") as file, Image.open(file) as image:
         width, height = image.size
-        turned = image.getexif().get(_EXIF_ORIENTATION) in _EXIF_TURNED
+        # Pillow decodes the whole of a PNG in search of EXIF behind the pixels.
+        has_exif = image.format != "PNG" or "exif" in image.info
+        turned = has_exif and image.getexif().get(_EXIF_ORIENTATION) in _EXIF_TURNED
     return (height, width) if turned else (width, height)

@@ -28,8 +28,8 @@ class YOLACTDatasetMapper:
         Args:
             augmentations: the last of them gives the images the model's size.
             image_format: see :func:`detection_utils.read_image`.
-            min_box_size: objects narrower or lower than this, in pixels, are dropped. (Without it
-                the box loss reaches infinity.)
+            min_box_size: objects not wider or not higher than this, in pixels, are dropped.
+                (Without it the box loss reaches infinity.)
         """
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
@@ -56,9 +56,14 @@ class YOLACTDatasetMapper:
         dataset_dict = copy.deepcopy(dataset_dict)
         image = utils.read_image(dataset_dict["file_name"], format=self.image_format)
         utils.check_image_size(dataset_dict, image)
-        annotations = dataset_dict.pop("annotations", [])
+        annotations = [float_annotation(a) for a in dataset_dict.pop("annotations", [])]
+        if any("segmentation" not in a for a in annotations):
+            raise ValueError(
+                f"{dataset_dict['file_name']}: an object has no 'segmentation'; YOLACT needs masks"
+            )
 
-        aug_input = T.AugInput(image.astype(np.float32), boxes=xyxy_boxes(annotations))
+        boxes = np.array([a["bbox"] for a in annotations]).reshape(-1, 4)
+        aug_input = T.AugInput(image.astype(np.float32), boxes=boxes)
         aug_input.is_crowd = np.array([a.get("iscrowd", 0) == 1 for a in annotations], dtype=bool)
         transforms = self.augmentations(aug_input)
 
@@ -71,15 +76,12 @@ class YOLACTDatasetMapper:
             [a for a, keep in zip(annotations, kept) if keep],
             transforms,
             aug_input.image.shape[:2],
-            dataset_dict["file_name"],
         )
         dataset_dict["instances"] = instances[instances.gt_boxes.nonempty(self.min_box_size)]
         return dataset_dict
 
     @staticmethod
-    def _instances(annotations, transforms, image_size, file_name) -> Instances:
-        if any("segmentation" not in a for a in annotations):
-            raise ValueError(f"{file_name}: an object has no 'segmentation', and YOLACT needs masks")
+    def _instances(annotations, transforms, image_size) -> Instances:
         is_crowd = [a.get("iscrowd", 0) == 1 for a in annotations]
         annotations = [
             utils.transform_instance_annotations(a, transforms, image_size) for a in annotations
@@ -91,7 +93,15 @@ class YOLACTDatasetMapper:
         return instances
 
 
-def xyxy_boxes(annotations: List[Dict[str, Any]]) -> np.ndarray:
-    """The boxes of some annotations, (N, 4) float64 XYXY."""
-    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
-    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
+def float_annotation(annotation: Dict[str, Any]) -> Dict[str, Any]:
+    """What YOLACT needs of an annotation, its box as XYXY.
+
+    All numbers are made float64: transforms work in place, and would truncate integers.
+    """
+    kept = {k: annotation[k] for k in ("category_id", "segmentation", "iscrowd") if k in annotation}
+    if isinstance(kept.get("segmentation"), list):
+        kept["segmentation"] = [np.asarray(p, dtype=np.float64) for p in kept["segmentation"]]
+    box = np.asarray(annotation["bbox"], dtype=np.float64)
+    kept["bbox"] = BoxMode.convert(box[None], annotation["bbox_mode"], BoxMode.XYXY_ABS)[0]
+    kept["bbox_mode"] = BoxMode.XYXY_ABS
+    return kept

@@ -28,9 +28,9 @@ SHAPE_CLASSES = ("circle", "rectangle", "triangle", "star")
 SPLITS = ("train", "val")
 DEFAULT_NUM_TRAIN, DEFAULT_NUM_VAL = 800, 100
 
-IMAGE_SIDE = (160, 224)  # image pixels, both ends included
+IMAGE_SIDE = (128, 192)  # image pixels, both ends included
 OBJECTS_PER_IMAGE = (2, 7)  # both ends included
-OBJECT_SIZE = (0.065, 0.33)  # square root of the object's area / shorter image side
+OBJECT_SIZE = (0.09, 0.45)  # square root of the object's area / shorter image side
 PLACEMENT_TRIES = 40  # per object; an object that finds no place is left out
 OVERLAP_CHANCE = 0.4  # how often an object is put right on the outline of an earlier one
 BORDER_MARGIN = 0.4  # least distance of an object's centre from the border, in object sizes

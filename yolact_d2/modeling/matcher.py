@@ -26,19 +26,15 @@ def claim_best_anchors(iou: Tensor) -> Tensor:
     """
     num_gt, num_anchors = iou.shape
     claimed = torch.full((num_gt,), -1, dtype=torch.int64, device=iou.device)
-    if num_gt == 0 or num_anchors == 0:
-        return claimed
     rows = torch.arange(num_gt, device=iou.device)
     iou = iou.clone()
-    for _ in range(min(num_gt, num_anchors)):
+    while (claimed >= 0).sum() < min(num_gt, num_anchors):
         anchor = iou.argmax(dim=1)
         best_gt = iou[:, anchor].argmax(dim=0)
         mutual = ((best_gt == rows) & (claimed < 0)).nonzero().squeeze(1)
         claimed[mutual] = anchor[mutual]
         iou[mutual] = -1
         iou[:, anchor[mutual]] = -1
-        if (claimed >= 0).all():
-            break
     return claimed
 
 

@@ -195,7 +195,10 @@ class YOLACT(DenseDetector):
         if "instances" not in x:
             raise ValueError(f"no ground truth in training, only {sorted(x)}")
         gt = x["instances"].to(self.device)
-        if len(gt) > 0 and not isinstance(gt.gt_masks, BitMasks):
+        if len(gt) == 0 and not gt.has("gt_masks"):
+            # So does Detectron2's own mapper leave images without objects.
+            gt.gt_masks = BitMasks(torch.zeros(0, *gt.image_size, dtype=torch.bool)).to(self.device)
+        if not isinstance(gt.gt_masks, BitMasks):
             raise ValueError(
                 f"gt_masks must be BitMasks, got {type(gt.gt_masks).__name__}: set "
                 "INPUT.MASK_FORMAT to 'bitmask'"

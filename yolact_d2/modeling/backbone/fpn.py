@@ -58,14 +58,19 @@ class YOLACTFPN(FPN):
             bottom_up, in_features, out_channels, top_block=LastLevelDownsample(out_channels)
         )
         self.freeze_bn_below = freeze_bn_below
-        if images_per_device < freeze_bn_below:
-            freeze_batch_norm(self.bottom_up)
+        self.bn_is_frozen = False
+        self._freeze_bn_for(images_per_device)
         for layers in (*self.lateral_convs, *self.output_convs, self.top_block):
             xavier_uniform_init(layers)
 
     @property
     def size_divisibility(self) -> int:
         return 0
+
+    def _freeze_bn_for(self, images_per_step: int) -> None:
+        self.bn_is_frozen = self.bn_is_frozen or images_per_step < self.freeze_bn_below
+        if self.bn_is_frozen:
+            freeze_batch_norm(self.bottom_up)
 
     def forward(self, x: Tensor) -> Dict[str, Tensor]:
         """
@@ -75,8 +80,8 @@ class YOLACTFPN(FPN):
         Returns:
             "p3" to "p7": (N, out_channels, Hi, Wi), where H3 = ceil(H / 8), H4 = ceil(H3 / 2), ...
         """
-        if self.training and len(x) < self.freeze_bn_below:
-            freeze_batch_norm(self.bottom_up)
+        if self.training:
+            self._freeze_bn_for(len(x))
         bottom_up_features = self.bottom_up(x)
 
         results: List[Tensor] = []

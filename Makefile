@@ -1,0 +1,42 @@
+# make demo   set up, train on the generated shapes, evaluate, draw   -> output/demo/
+# make test   set up, run the tests
+#
+# VENV=<path>         another virtual environment than .venv, an existing one too
+# DETECTRON2=<source> another source of Detectron2: a path, a wheel or a URL
+
+PYTHON ?= python3
+VENV ?= .venv
+DETECTRON2_COMMIT := 02b5c4e295e990042a714712c21dc79b731e8833
+DETECTRON2 ?= git+https://github.com/facebookresearch/detectron2.git@$(DETECTRON2_COMMIT)
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check
+SHAPES := configs/yolact_shapes.yaml
+
+.PHONY: setup demo test clean
+
+setup: $(VENV)/.yolact_d2
+
+# What is installed already, in the system too, is left alone.
+$(VENV)/.yolact_d2: setup.py Makefile
+	test -x $(RUN) || $(PYTHON) -m venv --system-site-packages $(VENV)
+	$(PIP) install -q "setuptools<81" wheel ninja
+	$(RUN) -c "import torch, torchvision" || $(PIP) install torch torchvision
+	$(RUN) -c "import detectron2" \
+		|| $(PIP) install --no-build-isolation "$(DETECTRON2)" \
+		|| { printf '%s\n' "" "Detectron2 could not be installed from" "    $(DETECTRON2)" \
+			"Two ways out:" \
+			"  make $(MAKECMDGOALS) DETECTRON2=<path of a clone, wheel or URL>" \
+			"  install it yourself into $(VENV), then make $(MAKECMDGOALS) again"; exit 1; }
+	$(PIP) install -q --no-build-isolation -e ".[test]"
+	touch $@
+
+demo: setup
+	$(RUN) train_net.py --config-file $(SHAPES) OUTPUT_DIR output/demo
+	$(RUN) tools/visualize_predictions.py --config-file $(SHAPES) --output output/demo/pictures \
+		MODEL.WEIGHTS output/demo/model_final.pth
+
+test: setup
+	$(RUN) -m pytest
+
+clean:
+	rm -rf $(VENV) output

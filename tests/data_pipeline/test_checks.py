@@ -1,0 +1,203 @@
+"""What check_datasets refuses, what it says, and what it lets pass."""
+
+import json
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.data.detection_utils import read_image
+from PIL import Image, ImageFile
+
+from yolact_d2.data import check_datasets
+
+NAME = "test_checks"
+WIDTH, HEIGHT = 9, 6
+CLASSES = ["cat", "dog"]
+ORIENTATION = 0x0112
+
+
+def _image():
+    return Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+
+
+def _write_json(folder, num_images, **changes):
+    """A COCO file of images 0.png, 1.png, ...; `changes` are to the record of the last one."""
+    images = [
+        {"id": i, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT}
+        for i in range(num_images)
+    ]
+    if images:
+        images[-1].update(changes)
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
+    coco = {"images": images, "annotations": [], "categories": categories}
+    (folder / "coco.json").write_text(json.dumps(coco))
+
+
+@pytest.fixture
+def registered():
+    """Registers datasets of a folder's coco.json, and forgets them in the end."""
+    names = []
+
+    def register(folder, name=NAME):
+        register_coco_instances(name, {}, str(folder / "coco.json"), str(folder))
+        names.append(name)
+
+    yield register
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def folder(tmp_path, registered):
+    """A registered dataset of three images."""
+    _write_json(tmp_path, 3)
+    for i in range(3):
+        _image().save(tmp_path / f"{i}.png")
+    registered(tmp_path)
+    return tmp_path
+
+
+def _refused(*names, num_classes=2):
+    """The message with which datasets are refused."""
+    with pytest.raises(ValueError) as error:
+        check_datasets(names or (NAME,), num_classes)
+    return str(error.value)
+
+
+def test_good_dataset_passes(folder):
+    check_datasets((NAME,), 2)
+
+
+def test_no_datasets_pass():
+    check_datasets((), 2)
+
+
+def test_unregistered_name(folder):
+    message = _refused("no_such_dataset")
+    assert "'no_such_dataset'" in message and "not registered" in message
+    assert NAME in message  # among the known ones
+
+
+def test_every_name_is_checked(folder):
+    assert "'no_such_dataset'" in _refused(NAME, "no_such_dataset")
+
+
+def test_missing_json(tmp_path, registered):
+    registered(tmp_path)
+    message = _refused()
+    assert repr(NAME) in message and str(tmp_path / "coco.json") in message
+    assert "DETECTRON2_DATASETS" in message
+
+
+def test_no_images(tmp_path, registered):
+    _write_json(tmp_path, 0)
+    registered(tmp_path)
+    message = _refused()
+    assert repr(NAME) in message and "no images" in message
+
+
+@pytest.mark.parametrize("num_classes", [1, 80])
+def test_number_of_categories(folder, num_classes):
+    message = _refused(num_classes=num_classes)
+    assert repr(NAME) in message and "MODEL.YOLACT.NUM_CLASSES" in message
+    assert "2 categories" in message and f"is {num_classes}" in message
+
+
+def test_missing_image(folder):
+    (folder / "1.png").unlink()
+    message = _refused()
+    assert repr(NAME) in message and str(folder / "1.png") in message
+    assert "does not exist" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
+def test_unreadable_image(folder, content):
+    (folder / "1.png").write_bytes(content)
+    message = _refused()
+    assert repr(NAME) in message and str(folder / "1.png") in message
+    assert "cannot be read" in message
+
+
+@pytest.mark.parametrize(
+    "width, height", [(WIDTH + 1, HEIGHT), (WIDTH, HEIGHT - 1), (HEIGHT, WIDTH)]
+)
+def test_wrong_size(folder, width, height):
+    _write_json(folder, 3, width=width, height=height)
+    message = _refused()
+    assert repr(NAME) in message and str(folder / "2.png") in message
+    assert f"is {WIDTH} x {HEIGHT}" in message and f"as {width} x {height}" in message
+
+
+def test_last_of_many_images_is_checked(tmp_path, registered):
+    _write_json(tmp_path, 200, file_name="other.png", height=HEIGHT + 1)
+    for name in [*range(199), "other"]:
+        _image().save(tmp_path / f"{name}.png")
+    registered(tmp_path)
+    assert str(tmp_path / "other.png") in _refused()
+
+
+def test_sizes_need_not_be_recorded(tmp_path):
+    _image().save(tmp_path / "a.png")
+    DatasetCatalog.register(NAME, lambda: [{"file_name": str(tmp_path / "a.png")}])
+    MetadataCatalog.get(NAME).thing_classes = CLASSES
+    try:
+        check_datasets((NAME,), 2)
+    finally:
+        DatasetCatalog.remove(NAME)
+        MetadataCatalog.remove(NAME)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_counts(tmp_path, registered, orientation):
+    """Detectron2 applies it, so the displayed size is the one to record."""
+    path = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    _image().save(path, exif=exif)
+    turned = orientation >= 5
+    displayed, other = (WIDTH, HEIGHT), (HEIGHT, WIDTH)
+    if turned:
+        displayed, other = other, displayed
+    assert read_image(str(path), "RGB").shape == (*displayed[::-1], 3)
+
+    registered(tmp_path)
+    _write_json(tmp_path, 1, file_name="a.jpg", width=displayed[0], height=displayed[1])
+    check_datasets((NAME,), 2)
+    _write_json(tmp_path, 1, file_name="a.jpg", width=other[0], height=other[1])
+    message = _refused()
+    assert str(path) in message and f"is {displayed[0]} x {displayed[1]}" in message
+
+
+def _register(dicts, classes):
+    DatasetCatalog.register(NAME, lambda: dicts)
+    if classes:
+        MetadataCatalog.get(NAME).thing_classes = classes
+
+
+@pytest.fixture
+def forget():
+    yield
+    DatasetCatalog.remove(NAME)
+    MetadataCatalog.remove(NAME)
+
+
+def test_object_without_mask_is_named(tmp_path, forget):
+    _image().save(tmp_path / "a.png")
+    record = {"file_name": str(tmp_path / "a.png"), "annotations": [{"bbox": [0, 0, 5, 5]}]}
+    _register([record], CLASSES)
+    assert f"{record['file_name']}: an object has no 'segmentation'" in _refused()
+
+
+def test_missing_category_names_are_named(tmp_path, forget):
+    _image().save(tmp_path / "a.png")
+    _register([{"file_name": str(tmp_path / "a.png")}], None)
+    assert f"{NAME!r} has no category names" in _refused()
+
+
+def test_only_the_header_of_a_png_is_read(tmp_path, forget, monkeypatch):
+    _image().save(tmp_path / "a.png")
+    _register([{"file_name": str(tmp_path / "a.png")}], CLASSES)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    check_datasets((NAME,), 2)

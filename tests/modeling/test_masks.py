@@ -1,0 +1,126 @@
+"""Mask assembly, cropping and resizing against loops."""
+
+import numpy as np
+import pytest
+import torch
+
+from yolact_d2.modeling import masks
+from yolact_d2.modeling.masks import assemble_masks, inside_boxes, resize_masks
+
+
+@pytest.mark.parametrize("k, height, width, num", [(1, 1, 1, 1), (4, 5, 7, 3), (32, 6, 4, 8)])
+def test_assembled_masks_are_linear_combinations(k, height, width, num):
+    generator = torch.Generator().manual_seed(k)
+    prototypes = torch.randn(k, height, width, generator=generator)
+    coefficients = torch.randn(num, k, generator=generator)
+    expected = np.zeros((num, height, width))
+    for n in range(num):
+        for j in range(k):
+            expected[n] += coefficients[n, j].item() * prototypes[j].double().numpy()
+    result = assemble_masks(prototypes, coefficients)
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_no_coefficients_give_no_masks():
+    assert assemble_masks(torch.zeros(3, 5, 7), torch.zeros(0, 3)).shape == (0, 5, 7)
+
+
+def _inside(boxes, height, width):
+    inside = np.zeros((len(boxes), height, width), dtype=bool)
+    for n, (x1, y1, x2, y2) in enumerate(boxes):
+        for row in range(height):
+            for column in range(width):
+                in_columns = x1 - 1 <= column < x2 + 1
+                in_rows = y1 - 1 <= row < y2 + 1
+                inside[n, row, column] = in_columns and in_rows
+    return inside
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("height, width", [(6, 11), (9, 4), (1, 1)])
+def test_inside_boxes_at_random_places(height, width, seed):
+    rng = np.random.default_rng(seed)
+    start = rng.uniform(-4, 10, (40, 2))
+    boxes = np.concatenate([start, start + rng.uniform(0, 8, (40, 2))], axis=1).astype(np.float32)
+    # Half of the boxes end on cells, where < and <= differ.
+    boxes[::2] = boxes[::2].round()
+    result = inside_boxes(torch.tensor(boxes), height, width)
+    np.testing.assert_array_equal(result.numpy(), _inside(boxes, height, width))
+
+
+@pytest.mark.parametrize(
+    "box, columns, rows",
+    [
+        ([3, 4, 6, 5], range(2, 7), range(3, 6)),
+        ([3.1, 4.1, 6.1, 5.1], range(3, 8), range(4, 7)),
+        ([-5, -5, 1, 2], range(0, 2), range(0, 3)),
+        ([7, 6, 30, 30], range(6, 10), range(5, 8)),
+        ([-9, -9, 90, 90], range(10), range(8)),
+        ([-9, 0, -2, 3], [], []),
+        ([11, 0, 14, 3], [], []),
+        ([5, 5, 5, 5], [4, 5], [4, 5]),
+    ],
+)
+def test_a_margin_of_one_cell_around_the_box(box, columns, rows):
+    expected = torch.zeros(8, 10, dtype=torch.bool)
+    for row in rows:
+        for column in columns:
+            expected[row, column] = True
+    assert torch.equal(inside_boxes(torch.tensor([box]), 8, 10)[0], expected)
+
+
+def test_inside_no_boxes():
+    assert inside_boxes(torch.zeros(0, 4), 3, 5).shape == (0, 3, 5)
+
+
+def _bilinear(image, height, width):
+    """Half-pixel centres, border repeated, no antialiasing."""
+    rows, columns = image.shape
+    out = np.zeros((height, width))
+    for i in range(height):
+        y = max((i + 0.5) * rows / height - 0.5, 0)
+        top, bottom = int(y), min(int(y) + 1, rows - 1)
+        for j in range(width):
+            x = max((j + 0.5) * columns / width - 0.5, 0)
+            left, right = int(x), min(int(x) + 1, columns - 1)
+            upper = image[top, left] * (left + 1 - x) + image[top, right] * (x - left)
+            lower = image[bottom, left] * (left + 1 - x) + image[bottom, right] * (x - left)
+            out[i, j] = upper * (top + 1 - y) + lower * (y - top)
+    return out
+
+
+@pytest.mark.parametrize(
+    "size, output", [((8, 8), (20, 31)), ((6, 9), (3, 4)), ((9, 7), (4, 25)), ((5, 6), (5, 6))]
+)
+def test_resize_masks(size, output):
+    soft = torch.rand(3, *size, generator=torch.Generator().manual_seed(size[0]))
+    expected = [_bilinear(mask, *output) > 0.5 for mask in soft.double().numpy()]
+    result = resize_masks(soft, output)
+    assert result.dtype == torch.bool
+    np.testing.assert_array_equal(result.numpy(), np.stack(expected))
+
+
+def test_exactly_half_is_background():
+    assert not resize_masks(torch.full((1, 4, 4), 0.5), (8, 8)).any()
+
+
+@pytest.mark.parametrize("limit, largest", [(1, 1), (3 * 20 * 30 + 7, 3), (10**6, 7)])
+def test_masks_resized_in_parts_are_the_same(monkeypatch, limit, largest):
+    soft = torch.rand(7, 9, 13, generator=torch.Generator().manual_seed(0))
+    expected = resize_masks(soft, (20, 30))
+    parts = []
+
+    def interpolate(part, **kwargs):
+        parts.append(len(part))
+        return original(part, **kwargs)
+
+    original = masks.F.interpolate
+    monkeypatch.setattr(masks.F, "interpolate", interpolate)
+    monkeypatch.setattr(masks, "_MAX_RESIZED_ELEMENTS", limit)
+    assert torch.equal(resize_masks(soft, (20, 30)), expected)
+    assert max(parts) == largest and sum(parts) == 7
+
+
+def test_resizing_no_masks():
+    result = resize_masks(torch.zeros(0, 9, 13), (20, 30))
+    assert result.shape == (0, 20, 30) and result.dtype == torch.bool

@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""Draw the ground truth (left) and the predictions (right) of images of a test dataset."""
+
+import argparse
+import os
+
+import cv2
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.engine import DefaultPredictor
+from detectron2.utils.visualizer import Visualizer
+
+from yolact_d2 import load_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--output", required=True, help="folder for the pictures")
+    parser.add_argument("--num-images", type=int, default=20)
+    parser.add_argument("--confidence-threshold", type=float, default=0.3)
+    parser.add_argument("--scale", type=float, default=2.0, help="size of the drawing")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ...")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args.config_file, args.opts)
+    cfg.MODEL.YOLACT.SCORE_THRESH_TEST = args.confidence_threshold
+    os.makedirs(args.output, exist_ok=True)
+    predictor = DefaultPredictor(cfg)
+
+    name = cfg.DATASETS.TEST[0]
+    metadata = MetadataCatalog.get(name)
+    for record in DatasetCatalog.get(name)[: args.num_images]:
+        image = read_image(record["file_name"], format="BGR")
+        rgb = image[:, :, ::-1]
+        instances = predictor(image)["instances"].to("cpu")
+        truth = Visualizer(rgb, metadata, args.scale).draw_dataset_dict(record)
+        prediction = Visualizer(rgb, metadata, args.scale).draw_instance_predictions(instances)
+        both = np.concatenate([truth.get_image(), prediction.get_image()], axis=1)
+        stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
+        path = os.path.join(args.output, f"{stem}.png")
+        if not cv2.imwrite(path, both[:, :, ::-1]):
+            raise OSError(f"cannot write {path}")
+    print(f"{len(os.listdir(args.output))} pictures in {args.output}")
+
+
+if __name__ == "__main__":
+    main()
