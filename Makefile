@@ -19,8 +19,8 @@ setup: $(VENV)/.yolact_d2
 # What is installed already, in the system too, is left alone.
 $(VENV)/.yolact_d2: setup.py Makefile
 	test -x $(RUN) || $(PYTHON) -m venv --system-site-packages $(VENV)
-	$(PIP) install -q "setuptools<81" wheel ninja
 	$(RUN) -c "import torch, torchvision" || $(PIP) install torch torchvision
+	$(PIP) install -q "setuptools<81" wheel ninja
 	$(RUN) -c "import detectron2" \
 		|| $(PIP) install --no-build-isolation "$(DETECTRON2)" \
 		|| { printf '%s\n' "" "Detectron2 could not be installed from" "    $(DETECTRON2)" \

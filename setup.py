@@ -16,6 +16,7 @@ setup(
         "opencv-python",
         "Pillow",
         "pycocotools",
+        "setuptools<81",  # Detectron2 imports pkg_resources
     ],
     extras_require={"test": ["pytest"]},
 )

@@ -1,6 +1,6 @@
 """Shapes: a small generated instance-segmentation data set in COCO format.
 
-Each picture shows 2 to 7 circles, rectangles, triangles and stars, some over others, on a textured
+Each picture shows 2 to 6 circles, rectangles, triangles and stars, some over others, on a textured
 background. Colour, fill and area say nothing about the class; only the outline does. Annotations
 describe the visible part of each object. A picture depends on (seed, split, index) alone.
 
@@ -29,8 +29,8 @@ SPLITS = ("train", "val")
 DEFAULT_NUM_TRAIN, DEFAULT_NUM_VAL = 800, 100
 
 IMAGE_SIDE = (128, 192)  # image pixels, both ends included
-OBJECTS_PER_IMAGE = (2, 7)  # both ends included
-OBJECT_SIZE = (0.09, 0.45)  # square root of the object's area / shorter image side
+OBJECTS_PER_IMAGE = (2, 6)  # both ends included
+OBJECT_SIZE = (0.11, 0.5)  # square root of the object's area / shorter image side
 PLACEMENT_TRIES = 40  # per object; an object that finds no place is left out
 OVERLAP_CHANCE = 0.4  # how often an object is put right on the outline of an earlier one
 BORDER_MARGIN = 0.4  # least distance of an object's centre from the border, in object sizes

@@ -41,6 +41,7 @@ class YOLACTFPN(FPN):
         in_features: List[str],
         out_channels: int,
         *,
+        norm: str = "",
         freeze_bn_below: int,
         images_per_device: int,
     ):
@@ -49,13 +50,18 @@ class YOLACTFPN(FPN):
             bottom_up: the network that gives C3, C4 and C5.
             in_features: their names, finest first.
             out_channels: channels of every level.
+            norm: of the lateral and output convolutions; the paper has none.
             freeze_bn_below: batch norm of `bottom_up` is frozen for good as soon as a training
                 step sees fewer images than this.
             images_per_device: how many images a training step will see. Known in advance, since
                 optimizers and DDP ask at their start which parameters are trained.
         """
         super().__init__(
-            bottom_up, in_features, out_channels, top_block=LastLevelDownsample(out_channels)
+            bottom_up,
+            in_features,
+            out_channels,
+            norm=norm,
+            top_block=LastLevelDownsample(out_channels),
         )
         self.freeze_bn_below = freeze_bn_below
         self.bn_is_frozen = False
@@ -105,6 +111,7 @@ def _build_fpn(cfg, bottom_up: Backbone) -> YOLACTFPN:
         bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
         freeze_bn_below=cfg.MODEL.BACKBONE.FREEZE_BN_BELOW,
         images_per_device=cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
     )
