@@ -12,16 +12,16 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 SHAPES := configs/yolact_shapes.yaml
 
-.PHONY: setup demo test clean
+.PHONY: setup demo test
 
 setup: $(VENV)/.yolact_d2
 
 # What is installed already, in the system too, is left alone.
 $(VENV)/.yolact_d2: setup.py Makefile
-	test -x $(RUN) || $(PYTHON) -m venv --system-site-packages $(VENV)
-	$(RUN) -c "import torch, torchvision" || $(PIP) install torch torchvision
+	$(PIP) --version > /dev/null 2>&1 || $(PYTHON) -m venv --system-site-packages $(VENV)
+	$(RUN) -c "import torch, torchvision" 2> /dev/null || $(PIP) install torch torchvision
 	$(PIP) install -q "setuptools<81" wheel ninja
-	$(RUN) -c "import detectron2" \
+	$(RUN) -c "import detectron2.config" 2> /dev/null \
 		|| $(PIP) install --no-build-isolation "$(DETECTRON2)" \
 		|| { printf '%s\n' "" "Detectron2 could not be installed from" "    $(DETECTRON2)" \
 			"Two ways out:" \
@@ -31,12 +31,9 @@ $(VENV)/.yolact_d2: setup.py Makefile
 	touch $@
 
 demo: setup
-	$(RUN) train_net.py --config-file $(SHAPES) OUTPUT_DIR output/demo
-	$(RUN) tools/visualize_predictions.py --config-file $(SHAPES) --output output/demo/pictures \
-		MODEL.WEIGHTS output/demo/model_final.pth
+	$(RUN) train_net.py --config-file $(SHAPES)
+	$(RUN) tools/visualize_predictions.py --config-file $(SHAPES) --output output/demo \
+		MODEL.WEIGHTS output/shapes/model_final.pth
 
 test: setup
 	$(RUN) -m pytest
-
-clean:
-	rm -rf $(VENV) output

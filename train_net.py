@@ -32,8 +32,11 @@ def setup(args):
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="yolact_d2")
-    names = cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN + cfg.DATASETS.TEST
-    check_datasets(names, cfg.MODEL.YOLACT.NUM_CLASSES)
+    num_classes = cfg.MODEL.YOLACT.NUM_CLASSES
+    if not args.eval_only:
+        check_datasets("DATASETS.TRAIN", cfg.DATASETS.TRAIN, num_classes)
+    if args.eval_only or cfg.DATASETS.TEST:
+        check_datasets("DATASETS.TEST", cfg.DATASETS.TEST, num_classes)
     return cfg
 
 

@@ -45,6 +45,54 @@ def test_every_config_builds_its_model(path):
         assert cfg.MODEL.ANCHOR_GENERATOR.SQUARE == (name != "yolact_R_50_FPN_550_pascal")
 
 
+# The rows of the paper's and the code's training recipe.
+RECIPE = {
+    "SOLVER.BASE_LR": 0.001,
+    "SOLVER.MOMENTUM": 0.9,
+    "SOLVER.WEIGHT_DECAY": 0.0005,
+    "SOLVER.WEIGHT_DECAY_NORM": 0.0005,
+    "SOLVER.WEIGHT_DECAY_BIAS": None,  # the same as the others
+    "SOLVER.IMS_PER_BATCH": 8,
+    "SOLVER.REFERENCE_WORLD_SIZE": 1,
+    "SOLVER.GAMMA": 0.1,
+    "SOLVER.STEPS": (280000, 600000, 700000, 750000),
+    "SOLVER.MAX_ITER": 800000,
+    "SOLVER.WARMUP_METHOD": "linear",
+    "SOLVER.WARMUP_FACTOR": 0.1,
+    "SOLVER.WARMUP_ITERS": 500,
+    "MODEL.PIXEL_MEAN": [123.68, 116.78, 103.94],
+    "MODEL.PIXEL_STD": [58.40, 57.12, 57.38],
+    "INPUT.FORMAT": "RGB",
+    "INPUT.MIN_SIZE_TEST": 0,
+    "INPUT.RANDOM_FLIP": "horizontal",
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.BACKBONE.FREEZE_BN_BELOW": 6,
+    "MODEL.YOLACT.MAX_MASK_POSITIVES": 100,
+    "MODEL.YOLACT.NUM_CLASSES": 80,
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[1.0, 0.5, 2.0]],
+    "TEST.DETECTIONS_PER_IMAGE": 100,
+}
+DIFFERENCES = {
+    "yolact_R_101_FPN_700": {"MODEL.YOLACT.MAX_MASK_POSITIVES": 300},
+    "yolact_darknet53_FPN_550": {"MODEL.PIXEL_MEAN": [0.0] * 3, "MODEL.PIXEL_STD": [255.0] * 3},
+    "yolact_R_50_FPN_550_pascal": {
+        "MODEL.YOLACT.NUM_CLASSES": 20,
+        "SOLVER.STEPS": (60000, 100000),
+        "SOLVER.MAX_ITER": 120000,
+    },
+}
+
+
+@pytest.mark.parametrize("name", MILLIONS)
+def test_recipe(name):
+    cfg = load_config(os.path.join(os.path.dirname(CONFIGS[0]), f"{name}.yaml"))
+    for key, value in {**RECIPE, **DIFFERENCES.get(name, {})}.items():
+        node = cfg
+        for part in key.split("."):
+            node = node[part]
+        assert node == value, key
+
+
 def test_known_configs_are_all_there():
     assert {name_of(path) for path in CONFIGS} >= {*MILLIONS, "yolact_shapes"}
 
@@ -61,13 +109,15 @@ def test_adds_nothing_to_a_config_that_is_not_asked_for():
 @pytest.mark.parametrize(
     "key, known",
     [
+        ("MODEL.BACKBONE.NAME", "build_yolact_darknet53_fpn_backbone"),
+        ("MODEL.ANCHOR_GENERATOR.NAME", "YOLACTAnchorGenerator"),
         ("MODEL.YOLACT.NMS", "batched_nms, cross_class_fast_nms, fast_nms"),
         ("MODEL.YOLACT.PROTONET.NAME", "Protonet"),
     ],
 )
 def test_unknown_variant_is_named_with_the_known_ones(shapes_cfg, key, known):
     shapes_cfg.merge_from_list([key, "nothing"])
-    with pytest.raises(ValueError, match=f"{key} is 'nothing'.*{known}"):
+    with pytest.raises(ValueError, match=f"{key} is 'nothing'.*one of: .*{known}"):
         build_model(shapes_cfg)
 
 

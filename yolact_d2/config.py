@@ -11,11 +11,12 @@ from detectron2.config import get_cfg
 
 def add_yolact_config(cfg: CN) -> None:
     """Add YOLACT's keys, with the values of the paper's ResNet models, to `cfg` in place."""
-    # Side S, in pixels, of the square that every image is resized to.
+    # Side S, in pixels, of the square that every image is resized to. It replaces MIN_SIZE_TRAIN.
+    # MODEL.ANCHOR_GENERATOR.SIZES are in its pixels: scale them along, int(size / 550 * S).
     cfg.INPUT.IMAGE_SIZE = 550
 
-    # Training augmentation, in the order in which it is applied. Mirroring and the final resize
-    # are governed by INPUT.RANDOM_FLIP and INPUT.IMAGE_SIZE.
+    # Training augmentation, in the order in which it is applied, instead of INPUT.CROP and
+    # INPUT.COLOR_AUG_SSD. INPUT.RANDOM_FLIP and the resize to INPUT.IMAGE_SIZE follow.
     cfg.INPUT.AUG = CN()
     cfg.INPUT.AUG.PHOTOMETRIC = True
     cfg.INPUT.AUG.EXPAND = True
@@ -44,6 +45,8 @@ def add_yolact_config(cfg: CN) -> None:
     cfg.MODEL.YOLACT = CN()
     # Number of foreground classes.
     cfg.MODEL.YOLACT.NUM_CLASSES = 80
+    # Fine-tuning: MODEL.WEIGHTS has another number of classes, so leave its class layers out.
+    cfg.MODEL.YOLACT.NEW_CLASSES = False
     # Pyramid levels that the head looks at, finest first. The protonet looks at the first.
     cfg.MODEL.YOLACT.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
     cfg.MODEL.YOLACT.HEAD_CONV_DIM = 256

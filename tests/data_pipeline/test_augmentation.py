@@ -32,7 +32,7 @@ def _cfg():
     """With everything switched on, at S = 192."""
     cfg = get_cfg()
     add_yolact_config(cfg)
-    cfg.merge_from_file(str(CONFIGS / "yolact_shapes.yaml"))
+    cfg.merge_from_file(str(CONFIGS / "Base-YOLACT.yaml"))
     aug = cfg.INPUT.AUG
     aug.PHOTOMETRIC = aug.EXPAND = aug.CROP = True
     cfg.INPUT.RANDOM_FLIP = "horizontal"

@@ -62,16 +62,17 @@ def folder(tmp_path, registered):
 def _refused(*names, num_classes=2):
     """The message with which datasets are refused."""
     with pytest.raises(ValueError) as error:
-        check_datasets(names or (NAME,), num_classes)
+        check_datasets("DATASETS.TRAIN", names or (NAME,), num_classes)
     return str(error.value)
 
 
 def test_good_dataset_passes(folder):
-    check_datasets((NAME,), 2)
+    check_datasets("DATASETS.TRAIN", (NAME,), 2)
 
 
-def test_no_datasets_pass():
-    check_datasets((), 2)
+def test_no_datasets():
+    with pytest.raises(ValueError, match="DATASETS.TEST is empty"):
+        check_datasets("DATASETS.TEST", (), 2)
 
 
 def test_unregistered_name(folder):
@@ -143,7 +144,7 @@ def test_sizes_need_not_be_recorded(tmp_path):
     DatasetCatalog.register(NAME, lambda: [{"file_name": str(tmp_path / "a.png")}])
     MetadataCatalog.get(NAME).thing_classes = CLASSES
     try:
-        check_datasets((NAME,), 2)
+        check_datasets("DATASETS.TRAIN", (NAME,), 2)
     finally:
         DatasetCatalog.remove(NAME)
         MetadataCatalog.remove(NAME)
@@ -164,7 +165,7 @@ def test_exif_rotation_counts(tmp_path, registered, orientation):
 
     registered(tmp_path)
     _write_json(tmp_path, 1, file_name="a.jpg", width=displayed[0], height=displayed[1])
-    check_datasets((NAME,), 2)
+    check_datasets("DATASETS.TRAIN", (NAME,), 2)
     _write_json(tmp_path, 1, file_name="a.jpg", width=other[0], height=other[1])
     message = _refused()
     assert str(path) in message and f"is {displayed[0]} x {displayed[1]}" in message
@@ -183,11 +184,22 @@ def forget():
     MetadataCatalog.remove(NAME)
 
 
-def test_object_without_mask_is_named(tmp_path, forget):
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"segmentation": None}, "an object has no 'segmentation'"),
+        ({"bbox": None}, "an object has no 'bbox'"),
+        ({"category_id": 2}, "category_id 2 is not in 0..1"),
+        ({"category_id": -1}, "category_id -1 is not in 0..1"),
+    ],
+)
+def test_unusable_object_is_named(tmp_path, forget, change, message):
     _image().save(tmp_path / "a.png")
-    record = {"file_name": str(tmp_path / "a.png"), "annotations": [{"bbox": [0, 0, 5, 5]}]}
+    good = {"bbox": [0, 0, 5, 5], "category_id": 1, "segmentation": [[0, 0, 5, 0, 5, 5]]}
+    bad = {k: v for k, v in {**good, **change}.items() if v is not None}
+    record = {"file_name": str(tmp_path / "a.png"), "annotations": [good, bad]}
     _register([record], CLASSES)
-    assert f"{record['file_name']}: an object has no 'segmentation'" in _refused()
+    assert f"{record['file_name']}: {message}" in _refused()
 
 
 def test_missing_category_names_are_named(tmp_path, forget):
@@ -200,4 +212,4 @@ def test_only_the_header_of_a_png_is_read(tmp_path, forget, monkeypatch):
     _image().save(tmp_path / "a.png")
     _register([{"file_name": str(tmp_path / "a.png")}], CLASSES)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
-    check_datasets((NAME,), 2)
+    check_datasets("DATASETS.TRAIN", (NAME,), 2)

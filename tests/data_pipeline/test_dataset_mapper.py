@@ -23,7 +23,7 @@ from yolact_d2 import add_yolact_config
 from yolact_d2.data import YOLACTDatasetMapper
 from yolact_d2.data.augmentation import PatchTransform
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs" / "yolact_shapes.yaml"
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "Base-YOLACT.yaml"
 SIDE = 192
 SEEDS = range(60)
 HEIGHT, WIDTH = 150, 200

@@ -89,7 +89,7 @@ def test_number_of_anchors_of_a_cell():
     generator = YOLACTAnchorGenerator(
         sizes=[[24, 30, 38], [48]], aspect_ratios=[RATIOS, [1.0]], image_size=96, square=True
     )
-    assert generator.num_cell_anchors == generator.num_anchors == [9, 1]
+    assert generator.num_cell_anchors == [9, 1]
 
 
 def test_anchors_are_not_in_checkpoints():

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from yolact_d2 import add_yolact_config
 from yolact_d2.modeling import DarkNet, build_darknet53_backbone
-from yolact_d2.modeling.backbone import freeze_batch_norm
+from yolact_d2.modeling.backbone.batch_norm import fixed_statistics
 
 REPO = Path(__file__).resolve().parents[2]
 RESNET, DARKNET = "build_yolact_resnet_fpn_backbone", "build_yolact_darknet53_fpn_backbone"
@@ -175,13 +175,20 @@ def test_a_step_of_enough_images_trains_batch_norm():
     assert all(changed) and all(learned)
 
 
-@pytest.mark.parametrize("expected_images, images", [(8, 5), (2, 2)])
-def test_a_step_of_few_images_freezes_batch_norm_and_nothing_else(expected_images, images):
-    fpn = _build(images=expected_images)
-    changed, learned = _train_step(fpn, images)
+def test_where_steps_see_few_images_batch_norm_is_frozen_and_nothing_else():
+    fpn = _build(images=2)
+    changed, learned = _train_step(fpn, 2)
     assert not any(changed) and not any(learned)
     others = [p for m in fpn.modules() if isinstance(m, nn.Conv2d) for p in m.parameters(False)]
     assert others and all(p.grad is not None and p.requires_grad for p in others)
+
+
+def test_a_single_step_of_few_images_keeps_the_statistics_and_freezes_nothing():
+    fpn = _build(images=8)
+    changed, _ = _train_step(fpn, 5)
+    assert not any(changed)
+    changed, learned = _train_step(fpn, 6)
+    assert all(changed) and all(learned)
 
 
 def test_batch_norm_stays_frozen_over_evaluations():
@@ -206,16 +213,21 @@ def test_frozen_and_trained_models_have_the_same_checkpoints():
     assert list(frozen.state_dict()) == list(trained.state_dict())
 
 
-def test_freezing_concerns_batch_norm_only():
+def test_fixed_statistics_concern_batch_norm_only_and_end():
     module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.BatchNorm2d(4)))
-    freeze_batch_norm(module)
-    assert [m.training for m in (module, module[0], module[1], module[2][0])] == [
-        True,
-        True,
-        False,
-        False,
-    ]
-    assert [p.requires_grad for p in module.parameters()] == [True] * 2 + [False] * 4
+    layers = module, module[0], module[1], module[2][0]
+    module[1].eval()
+    with pytest.raises(KeyError), fixed_statistics(module):
+        assert [layer.training for layer in layers] == [True, True, False, False]
+        raise KeyError
+    assert [layer.training for layer in layers] == [True, True, False, True]
+
+
+def test_unknown_stage_is_named_with_the_known_ones():
+    cfg = _cfg(DARKNET)
+    cfg.MODEL.FPN.IN_FEATURES = ["res3", "dark4", "dark5"]
+    with pytest.raises(ValueError, match=r"FPN.IN_FEATURES: no stage \['res3'\].*'dark3'"):
+        build_backbone(cfg)
 
 
 @pytest.mark.parametrize("name, depth", [(RESNET, 18), (RESNET, 50), (RESNET, 101), (DARKNET, 0)])

@@ -156,10 +156,9 @@ class TestInference:
         assert (boxes >= 0).all()
         assert (boxes[:, 0::2] <= width).all() and (boxes[:, 1::2] <= height).all()
         assert (instances.scores[:-1] >= instances.scores[1:]).all()
-        if height < 1000:
-            drawing = Visualizer(image, MetadataCatalog.get("shapes_val"))
-            drawing.draw_instance_predictions(instances)
-            assert drawing.output.get_image().shape == image.shape
+        drawing = Visualizer(image, MetadataCatalog.get("shapes_val"))
+        drawing.draw_instance_predictions(instances[:10])
+        assert drawing.output.get_image().shape == image.shape
 
     def test_grey_image_is_three_equal_channels(self, predictor):
         grey = np.random.RandomState(0).randint(0, 255, (50, 70, 1), dtype=np.uint8)

@@ -96,8 +96,8 @@ class RandomPhotometric(T.Augmentation):
         super().__init__()
         if image_format not in ("RGB", "BGR"):
             raise ValueError(
-                f"INPUT.FORMAT is {image_format!r}: photometric augmentation knows RGB and BGR; for "
-                "others set INPUT.AUG.PHOTOMETRIC to False"
+                f"INPUT.FORMAT is {image_format!r}, and photometric augmentation knows RGB and BGR "
+                "only: set INPUT.AUG.PHOTOMETRIC to False"
             )
         self._init(locals())
 

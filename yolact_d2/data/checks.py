@@ -1,6 +1,7 @@
 """What can be known to be wrong with the data before a run starts."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -12,34 +13,36 @@ _EXIF_ORIENTATION = 0x0112
 _EXIF_TURNED = (5, 6, 7, 8)
 
 
-def check_datasets(names: Sequence[str], num_classes: int) -> None:
+def check_datasets(key: str, names: Sequence[str], num_classes: int) -> None:
     """Check datasets against their files and against the model.
 
     Reads the header of every image, which takes some seconds for a hundred thousand.
 
     Args:
-        names: of registered datasets.
+        key: "DATASETS.TRAIN" or "DATASETS.TEST".
+        names: its value, names of registered datasets.
         num_classes: ``cfg.MODEL.YOLACT.NUM_CLASSES``.
 
     Raises:
         ValueError: naming the dataset and the file, key or value that is wrong.
     """
+    if not names:
+        raise ValueError(f"{key} is empty: name a dataset")
     for name in names:
+        if name not in DatasetCatalog:
+            known = ", ".join(DatasetCatalog.list())
+            raise ValueError(f"{key}: {name!r} is not registered; known are {known}")
         check_dataset(name, num_classes)
 
 
 def check_dataset(name: str, num_classes: int) -> None:
     """See :func:`check_datasets`."""
-    if name not in DatasetCatalog:
-        raise ValueError(
-            f"DATASETS: {name!r} is not registered; known are {', '.join(DatasetCatalog.list())}"
-        )
     try:
         dicts = DatasetCatalog.get(name)
-    except FileNotFoundError as error:
+    except OSError as error:
         raise ValueError(
-            f"dataset {name!r} not found: {error}. Datasets are looked for in the folder that "
-            "DETECTRON2_DATASETS names (./datasets by default)"
+            f"dataset {name!r} cannot be read: {error}. The datasets of Detectron2 and of this "
+            "project are in the folder that DETECTRON2_DATASETS names, ./datasets by default"
         ) from error
     if not dicts:
         raise ValueError(f"dataset {name!r} has no images")
@@ -54,16 +57,20 @@ def check_dataset(name: str, num_classes: int) -> None:
         )
 
     with ThreadPoolExecutor() as pool:
-        for fault in pool.map(record_fault, dicts):
+        for fault in pool.map(partial(record_fault, num_classes=num_classes), dicts):
             if fault:
                 raise ValueError(f"dataset {name!r}: {fault}")
 
 
-def record_fault(record: Dict[str, Any]) -> Optional[str]:
+def record_fault(record: Dict[str, Any], num_classes: int) -> Optional[str]:
     """What is wrong with a dataset dict or its image, if anything."""
     path = record["file_name"]
-    if any("segmentation" not in a for a in record.get("annotations", [])):
-        return f"{path}: an object has no 'segmentation'; YOLACT needs masks"
+    for annotation in record.get("annotations", []):
+        for field in ("bbox", "category_id", "segmentation"):
+            if field not in annotation:
+                return f"{path}: an object has no {field!r}"
+        if not 0 <= annotation["category_id"] < num_classes:
+            return f"{path}: category_id {annotation['category_id']} is not in 0..{num_classes - 1}"
     if not PathManager.isfile(path):
         return f"{path} does not exist"
     try:

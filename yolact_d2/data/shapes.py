@@ -1,6 +1,6 @@
 """Shapes: a small generated instance-segmentation data set in COCO format.
 
-Each picture shows 2 to 6 circles, rectangles, triangles and stars, some over others, on a textured
+Each picture shows 2 to 5 circles, rectangles, triangles and stars, some over others, on a textured
 background. Colour, fill and area say nothing about the class; only the outline does. Annotations
 describe the visible part of each object. A picture depends on (seed, split, index) alone.
 
@@ -16,26 +16,33 @@ import secrets
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import cv2
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
+from numpy.random import Generator
 
 logger = logging.getLogger(__name__)
+
+Window = Tuple[slice, slice]  # y, x
+Scene = Tuple[np.ndarray, List[Dict[str, Any]]]  # labels and objects, see _random_scene
 
 SHAPE_CLASSES = ("circle", "rectangle", "triangle", "star")
 SPLITS = ("train", "val")
 DEFAULT_NUM_TRAIN, DEFAULT_NUM_VAL = 800, 100
 
 IMAGE_SIDE = (128, 192)  # image pixels, both ends included
-OBJECTS_PER_IMAGE = (2, 6)  # both ends included
-OBJECT_SIZE = (0.11, 0.5)  # square root of the object's area / shorter image side
+OBJECTS_PER_IMAGE = (2, 5)  # both ends included
+OBJECT_SIZE = (0.15, 0.5)  # square root of the object's area / shorter image side
+MAX_TILT = 20.0  # degrees
+MAX_ASPECT = 2.0  # of rectangles, either way
 PLACEMENT_TRIES = 40  # per object; an object that finds no place is left out
 OVERLAP_CHANCE = 0.4  # how often an object is put right on the outline of an earlier one
-BORDER_MARGIN = 0.4  # least distance of an object's centre from the border, in object sizes
+BORDER_MARGIN = 0.5  # least distance of an object's centre from the border, in object sizes
 
-MIN_VISIBLE_FRACTION = 0.5  # of the object's whole area
+MIN_VISIBLE_FRACTION = 0.7  # of the object's whole area
 MIN_VISIBLE_AREA = 60.0  # image pixels
 MIN_PART_AREA = 4.0  # image pixels, for each piece of an object that is cut in several
 MIN_BOX_SIDE = 6.0  # image pixels
@@ -51,28 +58,28 @@ BACKGROUND_GREY, BACKGROUND_TINT = (60, 195), 45.0  # grey levels; most deviatio
 BACKGROUND_CONTRAST = 40.0  # grey levels between the extremes of a background pattern
 
 
-def _polar(angles, radii):
+def _polar(angles: np.ndarray, radii: Union[float, np.ndarray]) -> np.ndarray:
     """Points (P, 2) at the given angles (radians) and distances from the origin."""
     return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
-def _random_outline(rng, shape_class):
-    """A polygon (P, 2) of the class around the origin, randomly turned, with area 1."""
-    turn = rng.uniform(0, 2 * np.pi)
+def _random_outline(rng: Generator, shape_class: str) -> np.ndarray:
+    """A polygon (P, 2) of the class around the origin, upright but for a tilt, with area 1."""
+    up = -np.pi / 2 + np.radians(rng.uniform(-MAX_TILT, MAX_TILT))
     if shape_class == "circle":
         points = _polar(np.linspace(0, 2 * np.pi, 64, endpoint=False), 1.0)
     elif shape_class == "rectangle":
-        corner = np.arctan(1 / rng.uniform(1.0, 2.6))  # of the aspect ratio
-        points = _polar(turn + np.array([corner, np.pi - corner, np.pi + corner, -corner]), 1.0)
+        corner = np.arctan(np.exp(rng.uniform(-1, 1) * np.log(MAX_ASPECT)))  # of width / height
+        points = _polar(up + np.array([corner, np.pi - corner, np.pi + corner, -corner]), 1.0)
     elif shape_class == "triangle":
-        points = _polar(turn + np.radians([0, 120, 240] + rng.uniform(-15, 15, size=3)), 1.0)
+        points = _polar(up + np.radians([0, 120, 240] + rng.uniform(-10, 10, size=3)), 1.0)
     else:
         radii = np.tile([1.0, rng.uniform(0.4, 0.48)], 5)
-        points = _polar(turn + np.arange(10) * np.pi / 5, radii)
+        points = _polar(up + np.arange(10) * np.pi / 5, radii)
     return points / np.sqrt(cv2.contourArea(points.astype(np.float32)))
 
 
-def _window_around(outline, canvas_shape):
+def _window_around(outline: np.ndarray, canvas_shape: Tuple[int, int]) -> Window:
     """Slices (y, x) of the canvas around an outline (P, 2), along the borders of image pixels."""
     low = np.floor((outline.min(axis=0) - 1) / SUPERSAMPLING).astype(int)
     high = np.ceil((outline.max(axis=0) + 2) / SUPERSAMPLING).astype(int)
@@ -80,7 +87,7 @@ def _window_around(outline, canvas_shape):
     return slice(y0, min(y1, canvas_shape[0])), slice(x0, min(x1, canvas_shape[1]))
 
 
-def _mask_polygons(mask):
+def _mask_polygons(mask: np.ndarray) -> Optional[List[np.ndarray]]:
     """Polygons (P, 2) around a mask (bool, h x w) in its pixels; None if it has a hole."""
     # cv2 runs contours through pixel centres, half a pixel inside the mask. Setting every *corner*
     # of a mask pixel instead makes the integer points of the contour true pixel corners.
@@ -92,7 +99,9 @@ def _mask_polygons(mask):
     return [cv2.approxPolyDP(c, SIMPLIFY_TOLERANCE, True).reshape(-1, 2) for c in contours]
 
 
-def _describe_visible(labels, number, window, whole_area):
+def _describe_visible(
+    labels: np.ndarray, number: int, window: Window, whole_area: float
+) -> Optional[Dict[str, Any]]:
     """The "polygons", "bbox" and "area" (image pixels) of what labels (canvas) show of an object.
 
     window: where on the canvas the whole object lies; whole_area: canvas pixels.
@@ -115,7 +124,9 @@ def _describe_visible(labels, number, window, whole_area):
     return {"polygons": polygons, "bbox": [*low.tolist(), *sides.tolist()], "area": area}
 
 
-def _try_to_place(labels, objects, outline, shape_class):
+def _try_to_place(
+    labels: np.ndarray, objects: List[Dict[str, Any]], outline: np.ndarray, shape_class: int
+) -> Optional[Scene]:
     """Lay an outline (P, 2; canvas pixels) over a scene.
 
     Returns the new (labels, objects), or None where an object would then not be fit to annotate.
@@ -136,7 +147,7 @@ def _try_to_place(labels, objects, outline, shape_class):
     return covered, objects
 
 
-def _random_scene(rng, height, width):
+def _random_scene(rng: Generator, height: int, width: int) -> Scene:
     """Labels (uint8 canvas; 0 is background, k the k-th object) and the objects, bottom first."""
     labels = np.zeros((height * SUPERSAMPLING, width * SUPERSAMPLING), np.uint8)
     objects = []
@@ -158,7 +169,7 @@ def _random_scene(rng, height, width):
     return labels, objects
 
 
-def _distinct_colour(rng, taken):
+def _distinct_colour(rng: Generator, taken: np.ndarray) -> np.ndarray:
     """A BGR colour (3,) in 0..255 far, in CIE Lab, from the colours already taken (N, 3)."""
     candidates = rng.uniform(0, 255, size=(COLOUR_CANDIDATES, 3))
     colours = np.concatenate([candidates, taken]).clip(0, 255).astype(np.float32) / 255
@@ -167,26 +178,26 @@ def _distinct_colour(rng, taken):
     return candidates[gaps.min(axis=1).argmax()]
 
 
-def _ramp(rng, height, width):
+def _ramp(rng: Generator, height: int, width: int) -> np.ndarray:
     """A map (height, width) that rises from 0 to 1 in a random direction."""
     angle = rng.uniform(0, 2 * np.pi)
     ramp = np.add.outer(np.sin(angle) * np.arange(height), np.cos(angle) * np.arange(width))
     return (ramp - ramp.min()) / np.ptp(ramp)
 
 
-def _stripes(rng, height, width, period):
+def _stripes(rng: Generator, height: int, width: int, period: float) -> np.ndarray:
     """Soft-edged stripes, a map (height, width) in 0..1; period: about so many image pixels."""
     turns = _ramp(rng, height, width) * np.hypot(height, width) / period + rng.random()
     return 0.5 + 0.5 * np.clip(2 * np.sin(2 * np.pi * turns), -1, 1)
 
 
-def _noise(rng, height, width, cell):
+def _noise(rng: Generator, height: int, width: int, cell: int) -> np.ndarray:
     """Smooth noise, a map (height, width) in 0..1; cell: distance of its nodes, image pixels."""
     nodes = rng.random((height // cell + 2, width // cell + 2))
     return np.clip(cv2.resize(nodes, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
 
 
-def _random_fill(rng, height, width, colour):
+def _random_fill(rng: Generator, height: int, width: int, colour: np.ndarray) -> np.ndarray:
     """A fill (height, width, 3) in 0..255 between `colour` and a lighter or darker shade of it."""
     kind = FILLS[rng.integers(len(FILLS))]
     shade = colour + rng.uniform(*FILL_CONTRAST) * (rng.choice([0.0, 255.0]) - colour)
@@ -200,7 +211,9 @@ def _random_fill(rng, height, width, colour):
     return colour + pattern[..., None] * (shade - colour)
 
 
-def _random_background(rng, height, width, ends):
+def _random_background(
+    rng: Generator, height: int, width: int, ends: np.ndarray
+) -> np.ndarray:
     """A ramp between two colours (2, 3) under noise and stripes or checks; (height, width, 3)."""
     pattern = _stripes(rng, height, width, period=rng.uniform(8, 40))
     if rng.random() < 0.5:  # two crossing sets of stripes make checks
@@ -210,7 +223,7 @@ def _random_background(rng, height, width, ends):
     return ramp + BACKGROUND_CONTRAST * pattern[..., None]
 
 
-def _paint(rng, labels, objects):
+def _paint(rng: Generator, labels: np.ndarray, objects: List[Dict[str, Any]]) -> np.ndarray:
     """The picture (uint8 BGR, image pixels) of a scene."""
     height, width = (side // SUPERSAMPLING for side in labels.shape)
     tints = rng.uniform(-BACKGROUND_TINT, BACKGROUND_TINT, size=(2, 3))
@@ -229,7 +242,7 @@ def _paint(rng, labels, objects):
     return np.clip(np.round(picture), 0, 255).astype(np.uint8)
 
 
-def _write_split(folder, split, num_images, seed):
+def _write_split(folder: Path, split: str, num_images: int, seed: int) -> Dict[str, Any]:
     """Write the pictures of a split into `folder`; returns its COCO dict."""
     images, annotations = [], []
     for index in range(num_images):
@@ -252,7 +265,7 @@ def _write_split(folder, split, num_images, seed):
             "categories": categories}
 
 
-def _move_folder(source, target):
+def _move_folder(source: Path, target: Path) -> None:
     """Move a finished folder into place, unless its equal is there already."""
     try:
         os.rename(source, target)
@@ -265,11 +278,16 @@ def _move_folder(source, target):
             raise FileExistsError(f"{target} holds other files; remove it to generate anew")
 
 
-def _json_path(root, split):
+def _json_path(root: str, split: str) -> Path:
     return Path(root) / "annotations" / f"instances_{split}.json"
 
 
-def generate_shapes(root, num_train=DEFAULT_NUM_TRAIN, num_val=DEFAULT_NUM_VAL, seed=0):
+def generate_shapes(
+    root: str,
+    num_train: int = DEFAULT_NUM_TRAIN,
+    num_val: int = DEFAULT_NUM_VAL,
+    seed: int = 0,
+) -> None:
     """Write the data set under `root`: train/, val/ and annotations/instances_{train,val}.json.
 
     Files get their names only when complete, a split's annotations last, so several processes may
@@ -289,7 +307,7 @@ def generate_shapes(root, num_train=DEFAULT_NUM_TRAIN, num_val=DEFAULT_NUM_VAL, 
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _load_shapes(root, split, name):
+def _load_shapes(root: str, split: str, name: str) -> List[Dict[str, Any]]:
     """The detectron2 dicts of a split; generates the data set first if it is not there."""
     if not _json_path(root, split).is_file():
         logger.info("Generating the shapes data set, %d train and %d val images, in %s",
@@ -298,7 +316,7 @@ def _load_shapes(root, split, name):
     return load_coco_json(str(_json_path(root, split)), str(Path(root) / split), name)
 
 
-def register_shapes(root, prefix="shapes"):
+def register_shapes(root: str, prefix: str = "shapes") -> None:
     """Register {prefix}_train and {prefix}_val with detectron2; neither reads nor writes files."""
     for split in SPLITS:
         name = f"{prefix}_{split}"

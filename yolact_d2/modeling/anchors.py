@@ -58,8 +58,6 @@ class YOLACTAnchorGenerator(nn.Module):
     :class:`YOLACT`.
     """
 
-    box_dim = 4
-
     @configurable
     def __init__(
         self,
@@ -103,9 +101,6 @@ class YOLACTAnchorGenerator(nn.Module):
     def num_cell_anchors(self) -> List[int]:
         """Number of anchors of a cell, for each level."""
         return [len(anchors) for anchors in self.cell_anchors]
-
-    # The name that Detectron2's heads know.
-    num_anchors = num_cell_anchors
 
     def forward(self, features: List[Tensor]) -> List[Boxes]:
         """

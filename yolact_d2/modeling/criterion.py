@@ -201,7 +201,8 @@ def split_crowds(gt: Instances) -> Tuple[Instances, Instances]:
     """Part the ground truth of an image into its objects and its crowd regions."""
     if not gt.has("gt_iscrowd"):
         return gt, gt[:0]
-    return gt[~gt.gt_iscrowd], gt[gt.gt_iscrowd]
+    is_crowd = gt.gt_iscrowd.bool()
+    return gt[~is_crowd], gt[is_crowd]
 
 
 def relative_boxes(boxes: Boxes, image_size: Tuple[int, int]) -> Boxes:

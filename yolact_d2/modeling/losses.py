@@ -1,6 +1,6 @@
 """YOLACT's losses, each a sum over what it looks at: pure functions of tensors.
 
-The callers divide them, :class:`YOLACT` by the number of positives.
+Their caller, :class:`YOLACTCriterion`, divides them.
 """
 
 from typing import Tuple

@@ -31,6 +31,7 @@ def inside_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
 
     Args:
         boxes: (N, 4) XYXY, in cells of the grid.
+        height, width: of the grid.
 
     Returns:
         (N, height, width) bool.

@@ -132,7 +132,9 @@ def batched_nms(
     """
     indices, classes = (scores > score_thresh).nonzero(as_tuple=True)
     pair_scores = scores[indices, classes]
-    # It moves the classes apart by the largest coordinate, which is wrong for negative ones.
-    candidates = boxes[indices] - boxes.amin(dim=0).min() if len(indices) else boxes[indices]
+    candidates = boxes[indices]
+    if len(candidates) > 0:
+        # torchvision moves the classes apart by the largest coordinate; none may be negative.
+        candidates = candidates - candidates.min()
     keep = layers.batched_nms(candidates, pair_scores, classes, iou_thresh)[:max_detections]
     return Detections(indices[keep], classes[keep], pair_scores[keep])

@@ -1,4 +1,5 @@
 import math
+from typing import Sequence
 
 from torch import nn
 
@@ -13,7 +14,7 @@ def xavier_uniform_init(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def scale_residual_branches(last_norms: list) -> None:
+def scale_residual_branches(last_norms: Sequence[nn.Module]) -> None:
     """Let the variance grow by a constant over a whole residual network, not over each block.
 
     Without it a backbone from scratch explodes if its batch norm is frozen, as it is for small

@@ -4,6 +4,8 @@ import torch
 from detectron2.config import configurable
 from detectron2.layers import Conv2d
 from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
+    BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
     Backbone,
     build_anchor_generator,
@@ -15,11 +17,13 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checkpoint import check_weights, fit_state_dict
 from .criterion import YOLACTCriterion
 from .head import DensePredictions, YOLACTHead
 from .masks import assemble_masks, inside_boxes, resize_masks
 from .nms import Detections, get_nms
 from .protonet import build_protonet
+from .registry import lookup
 from .weight_init import xavier_uniform_init
 
 
@@ -57,6 +61,8 @@ class YOLACT(DenseDetector):
         test_topk_candidates: int = 200,
         test_score_thresh: float = 0.0,
         max_detections_per_image: int = 100,
+        weights: str = "",
+        new_classes: bool = False,
     ):
         """
         Args:
@@ -74,6 +80,8 @@ class YOLACT(DenseDetector):
             test_anchor_score_thresh: anchors whose best score is not above it never reach NMS.
             test_nms_thresh, test_topk_candidates, max_detections_per_image: for `nms`.
             test_score_thresh: detections with a lower score are left out of the result.
+            weights: the file that will be loaded, if known; one that does not fit is refused now.
+            new_classes: see :func:`fit_state_dict`.
         """
         super().__init__(
             backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std
@@ -96,8 +104,17 @@ class YOLACT(DenseDetector):
         self.test_score_thresh = test_score_thresh
         self.max_detections_per_image = max_detections_per_image
 
+        self.new_classes = new_classes
+        check_weights(weights, self.state_dict(), new_classes)
+
     @classmethod
     def from_config(cls, cfg):
+        lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+        lookup(
+            ANCHOR_GENERATOR_REGISTRY,
+            cfg.MODEL.ANCHOR_GENERATOR.NAME,
+            "MODEL.ANCHOR_GENERATOR.NAME",
+        )
         backbone = build_backbone(cfg)
         in_features = cfg.MODEL.YOLACT.IN_FEATURES
         shapes = backbone.output_shape()
@@ -126,7 +143,18 @@ class YOLACT(DenseDetector):
             "test_topk_candidates": cfg.MODEL.YOLACT.TOPK_CANDIDATES_TEST,
             "test_score_thresh": cfg.MODEL.YOLACT.SCORE_THRESH_TEST,
             "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "weights": cfg.MODEL.WEIGHTS,
+            "new_classes": cfg.MODEL.YOLACT.NEW_CLASSES,
         }
+
+    def load_state_dict(self, state_dict: Dict[str, Tensor], strict: bool = True, **kwargs):
+        """Load a checkpoint of this project or of the authors' code, or a backbone's.
+
+        Raises:
+            CheckpointMismatch: see :func:`fit_state_dict`.
+        """
+        fitted = fit_state_dict(state_dict, self.state_dict(), self.new_classes)
+        return super().load_state_dict(fitted, strict, **kwargs)
 
     def forward(self, batched_inputs: List[Dict]):
         """
@@ -153,19 +181,18 @@ class YOLACT(DenseDetector):
         predictions = self.head(features)
         prototypes = self.protonet(features[0])
         anchors = Boxes.cat(self.anchor_generator(features))
+        sem_seg_logits = self.sem_seg_conv(features[0]) if self.training else None
 
-        if self.training:
-            sem_seg_logits = self.sem_seg_conv(features[0])
-            gt_instances = [self._ground_truth(x) for x in batched_inputs]
-            return self.forward_training(
-                anchors, predictions, prototypes, sem_seg_logits, gt_instances
-            )
-        output_sizes = [
-            (x.get("height", x["image"].shape[-2]), x.get("width", x["image"].shape[-1]))
-            for x in batched_inputs
-        ]
-        results = self.forward_inference(anchors, predictions, prototypes, output_sizes)
-        return [{"instances": x} for x in results]
+        # Mixed precision is for the network; what follows needs float32.
+        predictions = DensePredictions(*(x.float() for x in predictions))
+        prototypes = prototypes.float()
+        with torch.autocast(self.device.type, enabled=False):
+            if self.training:
+                gt_instances = [self._ground_truth(x) for x in batched_inputs]
+                return self.criterion(
+                    anchors, predictions, prototypes, sem_seg_logits.float(), gt_instances
+                )
+            return self.forward_inference(anchors, predictions, prototypes, batched_inputs)
 
     def preprocess_image(self, batched_inputs: List[Dict]) -> Tensor:
         """Resize to S x S, normalise and batch the images.
@@ -205,50 +232,30 @@ class YOLACT(DenseDetector):
             )
         return gt
 
-    def forward_training(
-        self,
-        anchors: Boxes,
-        predictions: DensePredictions,
-        prototypes: Tensor,
-        sem_seg_logits: Tensor,
-        gt_instances: List[Instances],
-    ) -> Dict[str, Tensor]:
-        """
-        Args:
-            anchors: A anchors, the same for all images.
-            predictions: of N images.
-            prototypes: (N, k, h, w).
-            sem_seg_logits: (N, C, h', w'), on the finest level.
-            gt_instances: the ground truth of each image, crowd regions among it.
-        """
-        # Mixed precision is for the network; sums over thousands of cells need float32.
-        with torch.autocast(self.device.type, enabled=False):
-            return self.criterion(
-                anchors,
-                DensePredictions(*(x.float() for x in predictions)),
-                prototypes.float(),
-                sem_seg_logits.float(),
-                gt_instances,
-            )
-
     def forward_inference(
         self,
         anchors: Boxes,
         predictions: DensePredictions,
         prototypes: Tensor,
-        output_sizes: List[Tuple[int, int]],
-    ) -> List[Instances]:
+        batched_inputs: List[Dict],
+    ) -> List[Dict[str, Instances]]:
         """
         Args:
             anchors: A anchors, the same for all images.
             predictions: of N images.
             prototypes: (N, k, h, w).
-            output_sizes: (height, width) of the result for each image.
+            batched_inputs, returns: see :meth:`forward`.
         """
-        return [
-            self.inference_single_image(anchors, DensePredictions(*rest), prototypes_i, size)
-            for *rest, prototypes_i, size in zip(*predictions, prototypes, output_sizes)
-        ]
+        results = []
+        for i, x in enumerate(batched_inputs):
+            height, width = x["image"].shape[-2:]
+            output_size = (x.get("height", height), x.get("width", width))
+            predictions_i = DensePredictions(*(p[i] for p in predictions))
+            instances = self.inference_single_image(
+                anchors, predictions_i, prototypes[i], output_size
+            )
+            results.append({"instances": instances})
+        return results
 
     def inference_single_image(
         self,

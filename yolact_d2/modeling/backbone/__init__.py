@@ -1,4 +1,3 @@
-from .batch_norm import freeze_batch_norm
 from .darknet import DarkNet, build_darknet53_backbone
 from .fpn import (
     YOLACTFPN,

@@ -1,14 +1,23 @@
+from contextlib import contextmanager
+from typing import Iterator, List
+
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def freeze_batch_norm(module: nn.Module) -> None:
-    """Freeze the statistics and the affine parameters of every batch norm inside `module`.
+def batch_norms(module: nn.Module) -> List[nn.Module]:
+    """Every batch norm inside `module`."""
+    return [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
 
-    The layers stay what they are, so checkpoints of frozen and of trained models are the same.
-    The next ``module.train()`` unfreezes the statistics, as it does for any PyTorch module.
-    """
-    for layer in module.modules():
-        if isinstance(layer, _BatchNorm):
-            layer.eval()
-            layer.requires_grad_(False)
+
+@contextmanager
+def fixed_statistics(module: nn.Module) -> Iterator[None]:
+    """Let every batch norm inside `module` use its running statistics, and keep them."""
+    training = [layer for layer in batch_norms(module) if layer.training]
+    for layer in training:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in training:
+            layer.train()

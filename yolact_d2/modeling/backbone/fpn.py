@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from typing import Dict, List
 
 from detectron2.layers import Conv2d, ShapeSpec
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..weight_init import scale_residual_branches, xavier_uniform_init
-from .batch_norm import freeze_batch_norm
+from .batch_norm import batch_norms, fixed_statistics
 from .darknet import build_darknet53_backbone
 
 
@@ -51,10 +52,10 @@ class YOLACTFPN(FPN):
             in_features: their names, finest first.
             out_channels: channels of every level.
             norm: of the lateral and output convolutions; the paper has none.
-            freeze_bn_below: batch norm of `bottom_up` is frozen for good as soon as a training
-                step sees fewer images than this.
-            images_per_device: how many images a training step will see. Known in advance, since
-                optimizers and DDP ask at their start which parameters are trained.
+            freeze_bn_below: batch norm of `bottom_up` is frozen in training steps that see fewer
+                images than this: its statistics then, its affine parameters from the beginning,
+            images_per_device: if that is how many images the steps are going to see. (Optimizers
+                and DDP ask at their start which parameters are trained.)
         """
         super().__init__(
             bottom_up,
@@ -64,19 +65,15 @@ class YOLACTFPN(FPN):
             top_block=LastLevelDownsample(out_channels),
         )
         self.freeze_bn_below = freeze_bn_below
-        self.bn_is_frozen = False
-        self._freeze_bn_for(images_per_device)
+        if images_per_device < freeze_bn_below:
+            for layer in batch_norms(bottom_up):
+                layer.requires_grad_(False)
         for layers in (*self.lateral_convs, *self.output_convs, self.top_block):
             xavier_uniform_init(layers)
 
     @property
     def size_divisibility(self) -> int:
         return 0
-
-    def _freeze_bn_for(self, images_per_step: int) -> None:
-        self.bn_is_frozen = self.bn_is_frozen or images_per_step < self.freeze_bn_below
-        if self.bn_is_frozen:
-            freeze_batch_norm(self.bottom_up)
 
     def forward(self, x: Tensor) -> Dict[str, Tensor]:
         """
@@ -86,9 +83,9 @@ class YOLACTFPN(FPN):
         Returns:
             "p3" to "p7": (N, out_channels, Hi, Wi), where H3 = ceil(H / 8), H4 = ceil(H3 / 2), ...
         """
-        if self.training:
-            self._freeze_bn_for(len(x))
-        bottom_up_features = self.bottom_up(x)
+        frozen = self.training and len(x) < self.freeze_bn_below
+        with fixed_statistics(self.bottom_up) if frozen else nullcontext():
+            bottom_up_features = self.bottom_up(x)
 
         results: List[Tensor] = []
         top_down = None
@@ -107,6 +104,13 @@ class YOLACTFPN(FPN):
 
 
 def _build_fpn(cfg, bottom_up: Backbone) -> YOLACTFPN:
+    shapes = bottom_up.output_shape()
+    unknown = [name for name in cfg.MODEL.FPN.IN_FEATURES if name not in shapes]
+    if unknown:
+        raise ValueError(
+            f"MODEL.FPN.IN_FEATURES: no stage {unknown}; {cfg.MODEL.BACKBONE.NAME} gives "
+            f"{sorted(shapes)}"
+        )
     return YOLACTFPN(
         bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,

@@ -1,0 +1,212 @@
+"""Which checkpoints a model takes, and what it says of the others."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_model
+
+from yolact_d2 import load_config
+from yolact_d2.checkpoint import CheckpointMismatch, from_official
+
+TESTS = Path(__file__).resolve().parents[1]
+CONFIGS = {
+    "yolact_R_50_FPN_550": "yolact_resnet50",
+    "yolact_R_101_FPN_550": "yolact_base",
+    "yolact_R_101_FPN_400": "yolact_base",
+    "yolact_R_101_FPN_700": "yolact_base",
+    "yolact_darknet53_FPN_550": "yolact_darknet53",
+    "yolact_R_50_FPN_550_pascal": "yolact_resnet50_pascal",
+}
+
+
+def official(name):
+    shapes = json.loads((TESTS / "data" / f"{name}.keys.json").read_text())
+    random = torch.Generator().manual_seed(1)
+    return {
+        key: torch.rand(shape, generator=random) if shape else torch.tensor(7)
+        for key, shape in shapes.items()
+    }
+
+
+def config(name, weights="", *opts):
+    path = str(TESTS.parent / "configs" / f"{name}.yaml")
+    return load_config(path, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(weights), *opts])
+
+
+def saved(tmp_path, content, name="some.pth"):
+    torch.save(content, tmp_path / name)
+    return tmp_path / name
+
+
+def loaded(cfg):
+    """A model as DefaultPredictor and the trainer build it."""
+    model = build_model(cfg)
+    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    return model
+
+
+def refused(name, path, *opts):
+    with pytest.raises(CheckpointMismatch) as error:
+        build_model(config(name, path, *opts))
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_official_checkpoint_fills_every_tensor(tmp_path, name):
+    theirs = official(CONFIGS[name])
+    model = loaded(config(name, saved(tmp_path, theirs)))
+    expected = from_official(theirs)
+    got = model.state_dict()
+    assert set(got) == set(expected)
+    assert all(torch.equal(got[key], value) for key, value in expected.items())
+
+
+def test_old_checkpoint_without_batch_counts_loads(tmp_path):
+    theirs = {k: v for k, v in official("yolact_resnet50").items() if "num_batches" not in k}
+    theirs["backbone.layer1.0.conv1.weight"] = torch.zeros(1)
+    theirs["fpn.downsample_layers.2.weight"] = torch.zeros(1)
+    model = loaded(config("yolact_R_50_FPN_550", saved(tmp_path, theirs)))
+    assert torch.equal(model.protonet.prototypes.weight, theirs["proto_net.10.weight"])
+
+
+def test_own_checkpoint_goes_round(tmp_path):
+    model = build_model(config("yolact_shapes"))
+    DetectionCheckpointer(model, str(tmp_path)).save("own", iteration=3)
+    again = loaded(config("yolact_shapes", tmp_path / "own.pth"))
+    for key, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("name", ["yolact_R_50_FPN_550", "yolact_darknet53_FPN_550"])
+def test_backbone_file_fills_the_backbone_alone(tmp_path, name):
+    theirs = official(CONFIGS[name])
+    plain = {k[len("backbone.") :]: v for k, v in theirs.items() if k.startswith("backbone.")}
+    plain["fc.weight"] = torch.zeros(1000, 2048)
+    model = loaded(config(name, saved(tmp_path, plain)))
+    expected = {k: v for k, v in from_official(theirs).items() if ".bottom_up." in k}
+    got = model.state_dict()
+    assert expected and all(torch.equal(got[key], value) for key, value in expected.items())
+    assert not torch.equal(model.protonet.prototypes.weight, theirs["proto_net.10.weight"])
+
+
+def test_fine_tuning_leaves_the_class_layers_fresh(tmp_path, caplog):
+    theirs = official("yolact_resnet50")
+    opts = ["MODEL.YOLACT.NUM_CLASSES", 3, "MODEL.YOLACT.NEW_CLASSES", True]
+    model = loaded(config("yolact_R_50_FPN_550", saved(tmp_path, theirs), *opts))
+    fresh = [f"{m}.{p}" for m in ("head.cls_score", "sem_seg_conv") for p in ("weight", "bias")]
+    for key, value in from_official(theirs).items():
+        if key not in fresh:
+            assert torch.equal(model.state_dict()[key], value), key
+    assert model.head.cls_score.weight.shape[0] == 3 * 4
+    message = next(r.getMessage() for r in caplog.records if "Left fresh" in r.getMessage())
+    assert all(key in message for key in fresh)
+
+
+def test_wrong_number_of_classes_is_refused_with_the_two_ways_out(tmp_path):
+    path = saved(tmp_path, official("yolact_resnet50_pascal"))
+    message = refused("yolact_R_50_FPN_550", path)
+    assert "this is yolact_resnet50_pascal (YOLACT with ResNet-50, 20 classes" in message
+    assert "MODEL.YOLACT.NEW_CLASSES" in message and "MODEL.YOLACT.NUM_CLASSES" in message
+    assert "head.cls_score.weight (63, 256, 3, 3) for (243, 256, 3, 3)" in message
+
+
+def test_another_backbone_is_refused(tmp_path):
+    path = saved(tmp_path, official("yolact_darknet53"))
+    message = refused("yolact_R_50_FPN_550", path)
+    assert "this is yolact_darknet53 (" in message
+    assert "the config's model is yolact_resnet50 (" in message
+    assert "missing: backbone.bottom_up.stem.conv1.weight" in message
+    assert "unexpected: backbone.bottom_up" in message and "more" in message
+
+
+def test_resnet_of_another_depth_is_refused(tmp_path):
+    theirs = official("yolact_base")
+    path = saved(tmp_path, theirs)
+    assert "this is yolact_base" in refused("yolact_R_50_FPN_550", path)
+    plain = {k[len("backbone.") :]: v for k, v in theirs.items() if k.startswith("backbone.")}
+    path = saved(tmp_path, plain, "backbone.pth")
+    assert "this is a bare ResNet-101" in refused("yolact_R_50_FPN_550", path)
+
+
+@pytest.mark.parametrize("missing", ["proto_net.8.bias", "backbone.layers.3.2.conv3.weight"])
+def test_incomplete_checkpoint_is_refused(tmp_path, missing):
+    theirs = official("yolact_resnet50")
+    del theirs[missing]
+    ours = next(iter(from_official({missing: torch.zeros(1)})))
+    assert f"missing: {ours}" in refused("yolact_R_50_FPN_550", saved(tmp_path, theirs))
+
+
+def test_checkpoint_of_another_project_is_refused(tmp_path):
+    other = {"proposal_generator.anchor_deltas.weight": torch.zeros(4)}
+    path = saved(tmp_path, {"model": other})
+    message = refused("yolact_R_50_FPN_550", path)
+    assert "this is no checkpoint of YOLACT" in message
+    assert "unexpected: proposal_generator.anchor_deltas.weight" in message
+
+
+def test_truncated_file_is_refused(tmp_path):
+    path = saved(tmp_path, official("yolact_resnet50"))
+    os.truncate(path, path.stat().st_size // 2)
+    assert "truncated or not a checkpoint" in refused("yolact_R_50_FPN_550", path)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04 but no archive"])
+def test_file_of_something_else_is_refused(tmp_path, content):
+    (tmp_path / "some.pth").write_bytes(content)
+    assert "not a checkpoint" in refused("yolact_R_50_FPN_550", tmp_path / "some.pth")
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, 7])
+def test_file_without_tensors_is_refused(tmp_path, content):
+    message = refused("yolact_R_50_FPN_550", saved(tmp_path, content))
+    assert "it holds no dict of tensors" in message
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_file_cannot_run_code(tmp_path):
+    trap = tmp_path / "trap"
+    path = saved(tmp_path, {"model": Malicious(str(trap))})
+    assert "not loaded from strangers" in refused("yolact_R_50_FPN_550", path)
+    assert not trap.exists()
+
+
+def test_state_dict_that_does_not_fit_is_refused_without_a_file():
+    model = build_model(config("yolact_shapes"))
+    with pytest.raises(CheckpointMismatch, match="missing: .*backbone"):
+        model.load_state_dict({}, strict=False)
+
+
+def test_backbone_of_detectron2s_model_zoo(tmp_path):
+    """A .pkl whose names Detectron2 matches by their ends, like the zoo's torchvision/R-50.pkl."""
+    model = build_model(config("yolact_R_50_FPN_550"))
+    prefix = "backbone.bottom_up."
+    random = torch.Generator().manual_seed(2)
+    arrays = {
+        key[len(prefix) :]: torch.rand(value.shape, generator=random).numpy()
+        for key, value in model.state_dict().items()
+        if key.startswith(prefix) and not key.endswith("num_batches_tracked")
+    }
+    classifier = {"stem.fc.weight": arrays["res5.2.conv3.norm.weight"]}
+    content = {
+        "model": {**arrays, **classifier},
+        "__author__": "torchvision",
+        "matching_heuristics": True,
+    }
+    with open(tmp_path / "R-50.pkl", "wb") as file:
+        pickle.dump(content, file)
+    got = loaded(config("yolact_R_50_FPN_550", tmp_path / "R-50.pkl")).state_dict()
+    for key, value in arrays.items():
+        assert torch.equal(got[prefix + key], torch.from_numpy(value)), key

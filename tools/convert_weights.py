@@ -1,0 +1,45 @@
+#!/usr/bin/env python3
+"""Convert a checkpoint of the authors' YOLACT to this project's names, or back.
+
+The direction follows from the file. There is no need to convert before loading: MODEL.WEIGHTS takes
+either.
+"""
+
+import argparse
+import os
+
+import torch
+
+from yolact_d2.checkpoint import CheckpointMismatch, from_official, to_official
+from yolact_d2.checkpoint.fit import describe, read_state_dict
+from yolact_d2.checkpoint.names import is_official
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("input", help="a .pth file, official or of this project")
+    parser.add_argument("output", help="the .pth file to write")
+    args = parser.parse_args()
+
+    if not os.path.isfile(args.input):
+        parser.error(f"there is no file {args.input}")
+    try:
+        state_dict = read_state_dict(args.input)
+    except CheckpointMismatch as error:
+        parser.error(str(error))
+    if is_official(state_dict):
+        converted = {"model": from_official(state_dict), "__author__": "yolact_d2"}
+    elif "head.cls_score.weight" in state_dict:
+        converted = to_official(state_dict)
+    else:
+        parser.error(f"{args.input} is {describe(state_dict)}, neither official nor this project's")
+
+    # Never leave half of a file behind.
+    partial = f"{args.output}.partial"
+    torch.save(converted, partial)
+    os.replace(partial, args.output)
+    print(f"{args.output}: {describe(state_dict)}")
+
+
+if __name__ == "__main__":
+    main()

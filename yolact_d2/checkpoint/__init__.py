@@ -1,0 +1,10 @@
+from .fit import CheckpointMismatch, check_weights, fit_state_dict
+from .names import from_official, to_official
+
+__all__ = [
+    "CheckpointMismatch",
+    "check_weights",
+    "fit_state_dict",
+    "from_official",
+    "to_official",
+]

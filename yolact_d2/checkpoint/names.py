@@ -1,0 +1,123 @@
+"""The names of the authors' tensors and ours: pure functions of state dicts.
+
+A module of the authors' code is one of ours under another name, tensor by tensor. Only the class
+layer differs: it has background first where ours has it last.
+"""
+
+import re
+from itertools import product
+from typing import Dict
+
+from torch import Tensor
+
+StateDict = Dict[str, Tensor]
+
+_CLASS_LAYER = "prediction_layers.0.conf_layer"
+_BOX_LAYER = "prediction_layers.0.bbox_layer"
+
+
+def _module_names() -> Dict[str, str]:
+    """From the authors' modules to ours, for all backbones."""
+    names = {
+        "proto_net.0": "protonet.convs.0",
+        "proto_net.2": "protonet.convs.1",
+        "proto_net.4": "protonet.convs.2",
+        "proto_net.8": "protonet.upsampled_conv",
+        "proto_net.10": "protonet.prototypes",
+        "prediction_layers.0.upfeature.0": "head.conv",
+        "prediction_layers.0.conf_layer": "head.cls_score",
+        "prediction_layers.0.bbox_layer": "head.bbox_pred",
+        "prediction_layers.0.mask_layer": "head.mask_coefficients",
+        "semantic_seg_conv": "sem_seg_conv",
+        "fpn.downsample_layers.0": "backbone.top_block.p6",
+        "fpn.downsample_layers.1": "backbone.top_block.p7",
+        # ResNet's stem, DarkNet's stem
+        "backbone.conv1": "backbone.bottom_up.stem.conv1",
+        "backbone.bn1": "backbone.bottom_up.stem.conv1.norm",
+        "backbone._preconv.0": "backbone.bottom_up.stem",
+        "backbone._preconv.1": "backbone.bottom_up.stem.norm",
+    }
+    for i, level in enumerate((5, 4, 3)):
+        names[f"fpn.lat_layers.{i}"] = f"backbone.fpn_lateral{level}"
+        names[f"fpn.pred_layers.{i}"] = f"backbone.fpn_output{level}"
+    # Five stages of 23 blocks are as many as any of the networks has.
+    for stage, block in product(range(5), range(23)):
+        theirs = f"backbone.layers.{stage}.{block}"
+        resnet = f"backbone.bottom_up.res{stage + 2}.{block}"
+        names[f"{theirs}.downsample.0"] = f"{resnet}.shortcut"
+        names[f"{theirs}.downsample.1"] = f"{resnet}.shortcut.norm"
+        for n in (1, 2, 3):
+            names[f"{theirs}.conv{n}"] = f"{resnet}.conv{n}"
+            names[f"{theirs}.bn{n}"] = f"{resnet}.conv{n}.norm"
+        darknet = f"backbone.bottom_up.dark{stage + 1}.{block}"
+        names[f"{theirs}.0"] = darknet
+        names[f"{theirs}.1"] = f"{darknet}.norm"
+        for n in (1, 2):
+            names[f"{theirs}.conv{n}.0"] = f"{darknet}.conv{n}"
+            names[f"{theirs}.conv{n}.1"] = f"{darknet}.conv{n}.norm"
+    return names
+
+
+_OURS = _module_names()
+_THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
+
+
+def is_official(state_dict: StateDict) -> bool:
+    """Whether these are the tensors of a whole network of the authors' code."""
+    return f"{_CLASS_LAYER}.weight" in state_dict
+
+
+def is_plain_backbone(state_dict: StateDict) -> bool:
+    """Whether these are the tensors of torchvision's ResNets or of the backbone files that the
+    authors train from."""
+    return any(re.match(r"(layer\d|layers\.\d|_preconv)\.", key) for key in state_dict)
+
+
+def from_official(state_dict: StateDict) -> StateDict:
+    """The tensors of the authors' code under our names.
+
+    Keys that are not known keep their names. What checkpoints of version 1.0 have twice or never
+    used (``backbone.layer*``, ``fpn.downsample_layers`` from the third on) is left out.
+    """
+    kept = {
+        key: value
+        for key, value in state_dict.items()
+        if not re.match(r"backbone\.layer\d|fpn\.downsample_layers\.([2-9]|\d\d)", key)
+    }
+    return _rename(_move_background(kept, -1), _OURS)
+
+
+def to_official(state_dict: StateDict) -> StateDict:
+    """The inverse of :func:`from_official`: the same tensors, as the authors' code loads them."""
+    return _move_background(_rename(state_dict, _THEIRS), 1)
+
+
+def from_plain_backbone(state_dict: StateDict) -> StateDict:
+    """The tensors of a backbone file under our names, without its classifier."""
+    official = {}
+    for key, value in state_dict.items():
+        if not key.startswith("fc."):
+            # torchvision counts stages from 1
+            key = re.sub(r"^layer(\d)", lambda m: f"layers.{int(m[1]) - 1}", key)
+            official[f"backbone.{key}"] = value
+    return _rename(official, _OURS)
+
+
+def _rename(state_dict: StateDict, names: Dict[str, str]) -> StateDict:
+    renamed = {}
+    for key, value in state_dict.items():
+        module, _, leaf = key.rpartition(".")
+        renamed[f"{names.get(module, module)}.{leaf}"] = value
+    return renamed
+
+
+def _move_background(state_dict: StateDict, places: int) -> StateDict:
+    """Rotate the classes of the class layer, which has an output for each anchor and class."""
+    moved = dict(state_dict)
+    box_bias = moved.get(f"{_BOX_LAYER}.bias")
+    for key in (f"{_CLASS_LAYER}.weight", f"{_CLASS_LAYER}.bias"):
+        if key in moved and box_bias is not None:
+            num_anchors = len(box_bias) // 4
+            by_anchor = moved[key].unflatten(0, (num_anchors, -1))
+            moved[key] = by_anchor.roll(places, dims=1).flatten(0, 1)
+    return moved
