@@ -12,7 +12,7 @@ import torch
 
 from yolact_d2.checkpoint import CheckpointMismatch, from_official, to_official
 from yolact_d2.checkpoint.fit import describe, read_state_dict
-from yolact_d2.checkpoint.names import is_official
+from yolact_d2.checkpoint.names import is_official, unknown_keys
 
 
 def main() -> None:
@@ -27,12 +27,16 @@ def main() -> None:
         state_dict = read_state_dict(args.input)
     except CheckpointMismatch as error:
         parser.error(str(error))
+    unknown = unknown_keys(state_dict)
+    if unknown:
+        parser.error(
+            f"{args.input} is {describe(state_dict)}; it has tensors that are neither official nor "
+            f"this project's, such as {', '.join(unknown[:3])}"
+        )
     if is_official(state_dict):
         converted = {"model": from_official(state_dict), "__author__": "yolact_d2"}
-    elif "head.cls_score.weight" in state_dict:
-        converted = to_official(state_dict)
     else:
-        parser.error(f"{args.input} is {describe(state_dict)}, neither official nor this project's")
+        converted = to_official(state_dict)
 
     # Never leave half of a file behind.
     partial = f"{args.output}.partial"

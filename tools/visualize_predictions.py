@@ -19,7 +19,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--output", required=True, help="folder for the pictures")
     parser.add_argument("--num-images", type=int, default=20)
-    parser.add_argument("--confidence-threshold", type=float, default=0.3)
+    parser.add_argument("--confidence-threshold", type=float, default=0.5)
     parser.add_argument("--scale", type=float, default=2.0, help="size of the drawing")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ...")
     return parser.parse_args()
@@ -29,12 +29,15 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args.config_file, args.opts)
     cfg.MODEL.YOLACT.SCORE_THRESH_TEST = args.confidence_threshold
+    if not cfg.DATASETS.TEST:
+        raise ValueError("DATASETS.TEST is empty: name a dataset to draw images of")
+    name = cfg.DATASETS.TEST[0]
+    records = DatasetCatalog.get(name)[: args.num_images]
+    metadata = MetadataCatalog.get(name)
     os.makedirs(args.output, exist_ok=True)
     predictor = DefaultPredictor(cfg)
 
-    name = cfg.DATASETS.TEST[0]
-    metadata = MetadataCatalog.get(name)
-    for record in DatasetCatalog.get(name)[: args.num_images]:
+    for record in records:
         image = read_image(record["file_name"], format="BGR")
         rgb = image[:, :, ::-1]
         instances = predictor(image)["instances"].to("cpu")
@@ -45,7 +48,7 @@ def main() -> None:
         path = os.path.join(args.output, f"{stem}.png")
         if not cv2.imwrite(path, both[:, :, ::-1]):
             raise OSError(f"cannot write {path}")
-    print(f"{len(os.listdir(args.output))} pictures in {args.output}")
+    print(f"{len(records)} pictures in {args.output}")
 
 
 if __name__ == "__main__":

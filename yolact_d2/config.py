@@ -1,12 +1,12 @@
 """Every configuration key that this project adds to Detectron2's, with its meaning and unit."""
 
 import logging
-import os
 from typing import Sequence
 
 import torch
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
+from detectron2.utils.file_io import PathManager
 
 
 def add_yolact_config(cfg: CN) -> None:
@@ -98,7 +98,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CN:
     Returns:
         the config, not frozen. MODEL.DEVICE is "cpu" if it asked for a GPU and there is none.
     """
-    if not os.path.isfile(config_file):
+    if not PathManager.isfile(config_file):
         raise FileNotFoundError(f"there is no config file {config_file!r}")
     cfg = get_cfg()
     add_yolact_config(cfg)

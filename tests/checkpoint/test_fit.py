@@ -11,7 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
 from yolact_d2 import load_config
-from yolact_d2.checkpoint import CheckpointMismatch, from_official
+from yolact_d2.checkpoint import CheckpointMismatch, fit_state_dict, from_official
 
 TESTS = Path(__file__).resolve().parents[1]
 CONFIGS = {
@@ -108,6 +108,75 @@ def test_fine_tuning_leaves_the_class_layers_fresh(tmp_path, caplog):
     assert all(key in message for key in fresh)
 
 
+@pytest.mark.parametrize("name", ["own.pth", "own.pt"])
+def test_fine_tuning_from_an_own_checkpoint(tmp_path, name, caplog):
+    """From which Detectron2 itself takes what has another shape."""
+    before = build_model(config("yolact_shapes"))
+    path = saved(tmp_path, {"model": before.state_dict()}, name)
+    opts = ["MODEL.YOLACT.NUM_CLASSES", 9]
+    message = refused("yolact_shapes", path, *opts)
+    assert "4 classes" in message and "9 classes" in message and "NEW_CLASSES" in message
+    model = loaded(config("yolact_shapes", path, *opts, "MODEL.YOLACT.NEW_CLASSES", True))
+    assert torch.equal(model.head.conv.weight, before.head.conv.weight)
+    assert model.sem_seg_conv.bias.shape == (9,)
+    assert "Left fresh" in caplog.text
+
+
+def test_own_checkpoint_without_its_head_is_no_backbone(tmp_path):
+    model = build_model(config("yolact_shapes"))
+    tensors = {k: v for k, v in model.state_dict().items() if not k.startswith("head.")}
+    assert "missing: head." in refused("yolact_shapes", saved(tmp_path, tensors))
+
+
+@pytest.mark.parametrize("change", ["deleted", "reshaped"])
+def test_any_wrong_tensor_is_a_mismatch(change):
+    model = build_model(config("yolact_R_50_FPN_550_pascal")).state_dict()
+    theirs = official("yolact_resnet50_pascal")
+    for key in theirs:
+        if key.endswith("num_batches_tracked"):
+            continue
+        wrong = dict(theirs)
+        if change == "deleted":
+            del wrong[key]
+        else:
+            wrong[key] = torch.zeros(7)
+        with pytest.raises(CheckpointMismatch):
+            fit_state_dict(wrong, model, new_classes=False)
+
+
+def test_classifier_like_names_of_the_model_are_kept():
+    model = {"backbone.bottom_up.mlp.fc1.weight": torch.zeros(2), "head.conv.weight": torch.zeros(1)}
+    checkpoint = {"backbone.bottom_up.mlp.fc1.weight": torch.ones(2), "fc.weight": torch.ones(9)}
+    fitted = fit_state_dict(checkpoint, model, new_classes=False)
+    assert list(fitted) == ["backbone.bottom_up.mlp.fc1.weight"]
+
+
+def test_backbone_without_statistics_loads(tmp_path):
+    """Like Detectron2's MSRA models."""
+    model = build_model(config("yolact_R_50_FPN_550"))
+    tensors = {
+        key: value
+        for key, value in model.state_dict().items()
+        if ".bottom_up." in key and ".running_" not in key and "num_batches" not in key
+    }
+    loaded(config("yolact_R_50_FPN_550", saved(tmp_path, tensors)))
+
+
+def test_yolact_plus_is_refused_by_name(tmp_path):
+    theirs = official("yolact_resnet50")
+    theirs["maskiou_net.0.weight"] = torch.zeros(8, 1, 3, 3)
+    message = refused("yolact_R_50_FPN_550", saved(tmp_path, theirs))
+    assert "YOLACT++ with ResNet-50, which is not supported yet" in message
+
+
+def test_legacy_format_loads_and_is_refused_when_cut(tmp_path):
+    path = tmp_path / "legacy.pth"
+    torch.save(official("yolact_resnet50"), path, _use_new_zipfile_serialization=False)
+    loaded(config("yolact_R_50_FPN_550", path))
+    os.truncate(path, path.stat().st_size // 2)
+    assert "truncated or not a checkpoint" in refused("yolact_R_50_FPN_550", path)
+
+
 def test_wrong_number_of_classes_is_refused_with_the_two_ways_out(tmp_path):
     path = saved(tmp_path, official("yolact_resnet50_pascal"))
     message = refused("yolact_R_50_FPN_550", path)
@@ -146,7 +215,7 @@ def test_checkpoint_of_another_project_is_refused(tmp_path):
     other = {"proposal_generator.anchor_deltas.weight": torch.zeros(4)}
     path = saved(tmp_path, {"model": other})
     message = refused("yolact_R_50_FPN_550", path)
-    assert "this is no checkpoint of YOLACT" in message
+    assert "this is no checkpoint of YOLACT (it has proposal_generator)" in message
     assert "unexpected: proposal_generator.anchor_deltas.weight" in message
 
 

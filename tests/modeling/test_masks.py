@@ -124,3 +124,19 @@ def test_masks_resized_in_parts_are_the_same(monkeypatch, limit, largest):
 def test_resizing_no_masks():
     result = resize_masks(torch.zeros(0, 9, 13), (20, 30))
     assert result.shape == (0, 20, 30) and result.dtype == torch.bool
+
+
+def test_boxes_are_clipped_at_the_sides_that_they_are_nearest_to():
+    """A box outside the image keeps the corner that lies there, as in the authors' code."""
+    boxes = torch.tensor(
+        [
+            [0.1, 0.2, 0.5, 0.75],
+            [-0.1, -0.2, 1.5, 1.25],
+            [1.1, 0.2, 1.5, 0.75],
+            [0.1, -0.5, 0.5, -0.25],
+        ]
+    )
+    expected = [[20, 20, 100, 75], [0, 0, 200, 100], [220, 20, 200, 75], [20, 0, 100, -25]]
+    torch.testing.assert_close(
+        masks.scale_and_clip(boxes, (100, 200)), torch.tensor(expected, dtype=torch.float32)
+    )

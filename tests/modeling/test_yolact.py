@@ -153,8 +153,8 @@ class TestInference:
         assert instances.pred_masks.shape == (20, height, width)
         assert instances.pred_masks.dtype == torch.bool
         boxes = instances.pred_boxes.tensor
-        assert (boxes >= 0).all()
-        assert (boxes[:, 0::2] <= width).all() and (boxes[:, 1::2] <= height).all()
+        assert (boxes[:, :2] >= 0).all()
+        assert (boxes[:, 2] <= width).all() and (boxes[:, 3] <= height).all()
         assert (instances.scores[:-1] >= instances.scores[1:]).all()
         drawing = Visualizer(image, MetadataCatalog.get("shapes_val"))
         drawing.draw_instance_predictions(instances[:10])

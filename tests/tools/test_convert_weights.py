@@ -47,3 +47,12 @@ def test_bad_input_is_named_and_nothing_written(tmp_path):
         assert done.returncode != 0
         assert str(tmp_path / name) in done.stderr
         assert not (tmp_path / "out.pth").exists()
+
+
+def test_what_it_does_not_know_is_refused(tmp_path, official):
+    official["maskiou_net.0.weight"] = torch.zeros(8, 1, 3, 3)
+    torch.save(official, tmp_path / "plus.pth")
+    done = convert(tmp_path / "plus.pth", tmp_path / "out.pth")
+    assert done.returncode != 0
+    assert "maskiou_net.0.weight" in done.stderr
+    assert not (tmp_path / "out.pth").exists()

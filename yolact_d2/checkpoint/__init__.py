@@ -1,4 +1,4 @@
-from .fit import CheckpointMismatch, check_weights, fit_state_dict
+from .fit import CheckpointMismatch, check_weights, fit_state_dict, is_class_layer
 from .names import from_official, to_official
 
 __all__ = [
@@ -6,5 +6,6 @@ __all__ = [
     "check_weights",
     "fit_state_dict",
     "from_official",
+    "is_class_layer",
     "to_official",
 ]

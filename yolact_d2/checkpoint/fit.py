@@ -1,10 +1,9 @@
 """Whether a checkpoint fits a model, and what to say if not."""
 
-import logging
 import os
 import pickle
 import re
-from typing import List
+from typing import List, Optional
 
 import torch
 
@@ -15,10 +14,9 @@ from .names import (
     is_official,
     is_plain_backbone,
     to_official,
+    unknown_keys,
 )
 
-# Modules with an output for each class.
-CLASS_LAYERS = ("head.cls_score.", "sem_seg_conv.")
 _BOTTOM_UP = "backbone.bottom_up."
 _CLASSIFIER = re.compile(r"(^|\.)(fc|linear)")
 _RESNETS = {(2, 2, 2, 2): "ResNet-18", (3, 4, 6, 3): "ResNet-50", (3, 4, 23, 3): "ResNet-101"}
@@ -34,6 +32,11 @@ class CheckpointMismatch(ValueError):
     """A checkpoint that is not one of this model."""
 
 
+def is_class_layer(key: str) -> bool:
+    """Whether a tensor of ours has an output for each class."""
+    return key.startswith(("head.cls_score.", "sem_seg_conv."))
+
+
 def fit_state_dict(state_dict: StateDict, model: StateDict, new_classes: bool) -> StateDict:
     """The tensors of a checkpoint under the names of a model.
 
@@ -43,7 +46,7 @@ def fit_state_dict(state_dict: StateDict, model: StateDict, new_classes: bool) -
     Args:
         state_dict: the checkpoint.
         model: the state dict of the model.
-        new_classes: leave out the class layers if their number of classes differs, and say so.
+        new_classes: leave out the class layers if they do not fit.
 
     Raises:
         CheckpointMismatch: if anything is missing, left over or of another shape. It says what the
@@ -57,26 +60,26 @@ def fit_state_dict(state_dict: StateDict, model: StateDict, new_classes: bool) -
         ours = dict(state_dict)
 
     wanted = {key: value for key, value in model.items() if not key.endswith("num_batches_tracked")}
-    if not any(key.startswith("head.") for key in ours):
-        # A backbone to train from, with the classifier that it was trained with.
+    # A bare backbone may come with the classifier that it was trained with.
+    backbone = {k: v for k, v in ours.items() if k in model or not _CLASSIFIER.search(k)}
+    if all(key.startswith(_BOTTOM_UP) for key in backbone):
+        ours = backbone
         wanted = {key: value for key, value in wanted.items() if key.startswith(_BOTTOM_UP)}
-        ours = {key: value for key, value in ours.items() if not _CLASSIFIER.search(key)}
+        if not any(key.endswith("running_mean") for key in ours):
+            # Detectron2's MSRA models have statistics of 0 and 1, which they leave out.
+            wanted = {k: v for k, v in wanted.items() if ".running_" not in k}
 
     reshaped = [k for k in wanted if k in ours and ours[k].shape != wanted[k].shape]
-    if new_classes and reshaped and all(key.startswith(CLASS_LAYERS) for key in reshaped):
-        logging.getLogger(__name__).warning(
-            f"Left fresh, for another number of classes: {', '.join(reshaped)}"
-        )
-        for key in reshaped:
-            del ours[key], wanted[key]
-        reshaped = []
-
     missing = [key for key in wanted if key not in ours]
     unexpected = [key for key in ours if key not in model]
+    # Detectron2's checkpointer takes tensors of another shape out before the model sees them.
+    only_classes = not unexpected and all(is_class_layer(key) for key in reshaped + missing)
+    if only_classes and new_classes:
+        return {key: value for key, value in ours.items() if key not in reshaped}
     if missing or unexpected or reshaped:
         shapes = [f"{k} {tuple(ours[k].shape)} for {tuple(wanted[k].shape)}" for k in reshaped]
         message = f"this is {describe(state_dict)}; the config's model is {describe(model)}"
-        if reshaped and all(key.startswith(CLASS_LAYERS) for key in reshaped):
+        if only_classes:
             message += (
                 ". To fine-tune it on other classes set MODEL.YOLACT.NEW_CLASSES to True, or else "
                 "set MODEL.YOLACT.NUM_CLASSES to the checkpoint's"
@@ -100,29 +103,40 @@ def _first(what: str, keys: List[str], limit: int = 3) -> str:
 def describe(state_dict: StateDict) -> str:
     """What a state dict, in the authors' names or ours, looks like, in a few words."""
     if is_plain_backbone(state_dict):
-        return f"a bare {_backbone_name(to_official(from_plain_backbone(state_dict)))}"
-    official = state_dict if is_official(state_dict) else to_official(state_dict)
+        official = to_official(from_plain_backbone(state_dict))
+    elif is_official(state_dict):
+        official = state_dict
+    else:
+        official = to_official(state_dict)
     backbone = _backbone_name(official)
-    if not is_official(official):
-        return "no checkpoint of YOLACT" if backbone == "no backbone" else f"a bare {backbone}"
-    num_anchors = len(official["prediction_layers.0.bbox_layer.bias"]) // 4
-    num_classes = len(official["prediction_layers.0.conf_layer.bias"]) // num_anchors - 1
-    plus = any("conv_offset_mask" in key or "maskiou_net" in key for key in official)
-    family = "YOLACT++" if plus else "YOLACT"
-    text = f"{family} with {backbone}, {num_classes} classes, {num_anchors} anchors a cell"
-    known = None if plus else _OFFICIAL_NAMES.get((backbone, num_classes))
+    if not any(key.startswith("prediction_layers.") for key in official):
+        if backbone and not unknown_keys({k: v for k, v in official.items() if "fc." not in k}):
+            return f"a bare {backbone}"
+        prefixes = sorted({key.split(".")[0] for key in state_dict})
+        return f"no checkpoint of YOLACT (it has {', '.join(prefixes[:5]) or 'no tensors'})"
+
+    backbone = backbone or "no known backbone"
+    if any("conv_offset_mask" in key or "maskiou_net" in key for key in official):
+        return f"a checkpoint of YOLACT++ with {backbone}, which is not supported yet"
+    num_outputs = len(official.get("prediction_layers.0.conf_layer.bias", ()))
+    num_anchors = len(official.get("prediction_layers.0.bbox_layer.bias", ())) // 4
+    if num_anchors == 0 or num_outputs == 0:
+        return f"an incomplete checkpoint of YOLACT with {backbone}"
+    num_classes = num_outputs // num_anchors - 1
+    text = f"YOLACT with {backbone}, {num_classes} classes, {num_anchors} anchors a cell"
+    known = _OFFICIAL_NAMES.get((backbone, num_classes))
     return f"{known} ({text})" if known else text
 
 
-def _backbone_name(official: StateDict) -> str:
+def _backbone_name(official: StateDict) -> Optional[str]:
     if any(key.startswith("backbone._preconv.") for key in official):
         return "DarkNet-53"
     blocks = [re.match(r"backbone\.layers\.(\d+)\.(\d+)\.", key) for key in official]
     found = {(int(m[1]), int(m[2])) for m in blocks if m}
     if not found:
-        return "no backbone"
+        return None
     counts = tuple(sum(stage == i for stage, _ in found) for i in range(4))
-    return _RESNETS.get(counts, f"a ResNet of {counts} blocks")
+    return _RESNETS.get(counts, f"ResNet of {counts} blocks")
 
 
 def read_state_dict(path: str) -> StateDict:
@@ -135,15 +149,15 @@ def read_state_dict(path: str) -> StateDict:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointMismatch(
-            f"{path} is not a checkpoint, or holds more than tensors and plain values, which is "
-            f"not loaded from strangers: {error}"
+            f"{path} is truncated or not a checkpoint, or it holds more than tensors and plain "
+            "values, which is not loaded from strangers"
         ) from error
     except Exception as error:  # whatever bytes that are no checkpoint lead the reader to
         raise CheckpointMismatch(f"{path} is truncated or not a checkpoint: {error}") from error
     if isinstance(checkpoint, dict) and isinstance(checkpoint.get("model"), dict):
         checkpoint = checkpoint["model"]
     if not isinstance(checkpoint, dict) or not all(
-        isinstance(value, torch.Tensor) for value in checkpoint.values()
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in checkpoint.items()
     ):
         raise CheckpointMismatch(f"{path} is not a checkpoint: it holds no dict of tensors")
     return {key.removeprefix("module."): value for key, value in checkpoint.items()}
@@ -152,15 +166,15 @@ def read_state_dict(path: str) -> StateDict:
 def check_weights(path: str, model: StateDict, new_classes: bool) -> None:
     """Check before any work starts that a file fits a model.
 
-    Only local ``.pth`` files are looked at; others are left to Detectron2, which knows more
-    formats and fetches what is remote.
+    What is remote is left to Detectron2, and so are the formats that only it reads.
 
     Raises:
         CheckpointMismatch: naming the file, see :func:`fit_state_dict`.
     """
-    if not path.endswith(".pth") or not os.path.isfile(path):
+    if path.endswith((".pkl", ".pyth")) or not os.path.isfile(path):
         return
+    state_dict = read_state_dict(path)
     try:
-        fit_state_dict(read_state_dict(path), model, new_classes)
+        fit_state_dict(state_dict, model, new_classes)
     except CheckpointMismatch as error:
-        raise CheckpointMismatch(f"MODEL.WEIGHTS {path}: {error}") from error
+        raise CheckpointMismatch(f"{path}: {error}") from None

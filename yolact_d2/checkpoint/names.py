@@ -6,7 +6,7 @@ layer differs: it has background first where ours has it last.
 
 import re
 from itertools import product
-from typing import Dict
+from typing import Dict, List
 
 from torch import Tensor
 
@@ -103,6 +103,12 @@ def from_plain_backbone(state_dict: StateDict) -> StateDict:
     return _rename(official, _OURS)
 
 
+def unknown_keys(state_dict: StateDict) -> List[str]:
+    """Keys that are names of neither the authors' code nor ours."""
+    modules = {*_OURS, *_THEIRS}
+    return [key for key in state_dict if key.rpartition(".")[0] not in modules]
+
+
 def _rename(state_dict: StateDict, names: Dict[str, str]) -> StateDict:
     renamed = {}
     for key, value in state_dict.items():
@@ -118,6 +124,8 @@ def _move_background(state_dict: StateDict, places: int) -> StateDict:
     for key in (f"{_CLASS_LAYER}.weight", f"{_CLASS_LAYER}.bias"):
         if key in moved and box_bias is not None:
             num_anchors = len(box_bias) // 4
+            if num_anchors == 0 or len(moved[key]) % num_anchors:
+                continue  # not such a layer; whoever loads it will see
             by_anchor = moved[key].unflatten(0, (num_anchors, -1))
             moved[key] = by_anchor.roll(places, dims=1).flatten(0, 1)
     return moved

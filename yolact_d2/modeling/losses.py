@@ -12,11 +12,6 @@ from torch.nn import functional as F
 
 from .masks import assemble_masks, inside_boxes
 
-# F.binary_cross_entropy clamps logarithms here, so this is what a foreground cell costs where
-# the crop makes the prediction zero.
-_LOG_OF_ZERO = 100.0
-
-
 def hardest_negatives(
     logits: Tensor, positive: Tensor, negative: Tensor, negatives_per_positive: int
 ) -> Tensor:
@@ -89,14 +84,11 @@ def mask_loss(
         gt_masks: (P, h, w) bool, the target of each positive.
         gt_boxes: (P, 4) XYXY, in cells of the grid.
     """
-    logits = assemble_masks(prototypes, coefficients)
-    target = gt_masks.to(logits.dtype)
-    inside = inside_boxes(gt_boxes, *logits.shape[1:])
-    cell_losses = torch.where(
-        inside,
-        F.binary_cross_entropy_with_logits(logits, target, reduction="none"),
-        _LOG_OF_ZERO * target,
-    )
+    soft = assemble_masks(prototypes, coefficients).sigmoid()
+    soft = soft * inside_boxes(gt_boxes, *soft.shape[1:])
+    # Not from logits: where the crop or the rounding of the sigmoid makes the prediction 0 or 1, a
+    # wrong cell costs 100, which is where the logarithm is clamped, as it does in the authors' code.
+    cell_losses = F.binary_cross_entropy(soft, gt_masks.to(soft.dtype), reduction="none")
     return (cell_losses.sum(dim=(1, 2)) / Boxes(gt_boxes).area()).sum()
 
 

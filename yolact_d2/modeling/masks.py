@@ -44,6 +44,26 @@ def inside_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
     return in_rows[:, :, None] & in_columns[:, None, :]
 
 
+def scale_and_clip(boxes: Tensor, size: Tuple[int, int]) -> Tensor:
+    """From boxes relative to the image to boxes in an image of some size.
+
+    As in the authors' ``sanitize_coordinates``, the upper left corner is clipped at 0 and the lower
+    right one at the size. So a box that lies outside the image, whose mask is empty, is left
+    with its corners in the wrong order; it counts among the detections all the same.
+
+    Args:
+        boxes: (N, 4) XYXY, in units of the sides of the image.
+        size: (height, width), in pixels.
+
+    Returns:
+        (N, 4) XYXY, in pixels.
+    """
+    height, width = size
+    upper_left, lower_right = (boxes * boxes.new_tensor([width, height] * 2)).split(2, dim=1)
+    lower_right = torch.minimum(lower_right, boxes.new_tensor([width, height]))
+    return torch.cat([upper_left.clamp(min=0), lower_right], dim=1)
+
+
 def resize_masks(masks: Tensor, size: Tuple[int, int]) -> Tensor:
     """Resize soft masks bilinearly and threshold them at 0.5.
 

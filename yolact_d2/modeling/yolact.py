@@ -1,3 +1,4 @@
+import logging
 from typing import Callable, Dict, List, Sequence, Tuple
 
 import torch
@@ -17,10 +18,10 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checkpoint import check_weights, fit_state_dict
+from ..checkpoint import check_weights, fit_state_dict, is_class_layer
 from .criterion import YOLACTCriterion
 from .head import DensePredictions, YOLACTHead
-from .masks import assemble_masks, inside_boxes, resize_masks
+from .masks import assemble_masks, inside_boxes, resize_masks, scale_and_clip
 from .nms import Detections, get_nms
 from .protonet import build_protonet
 from .registry import lookup
@@ -154,6 +155,12 @@ class YOLACT(DenseDetector):
             CheckpointMismatch: see :func:`fit_state_dict`.
         """
         fitted = fit_state_dict(state_dict, self.state_dict(), self.new_classes)
+        fresh = [key for key in self.state_dict() if key not in fitted and is_class_layer(key)]
+        if self.new_classes and fresh:
+            logging.getLogger(__name__).warning(
+                f"Left fresh, for another number of classes: {', '.join(fresh)}"
+            )
+            strict = False
         return super().load_state_dict(fitted, strict, **kwargs)
 
     def forward(self, batched_inputs: List[Dict]):
@@ -290,9 +297,7 @@ class YOLACT(DenseDetector):
         kept = detections.indices[keep]
 
         result = Instances(output_size)
-        result.pred_boxes = Boxes(boxes[kept])
-        result.pred_boxes.scale(output_size[1], output_size[0])
-        result.pred_boxes.clip(output_size)
+        result.pred_boxes = Boxes(scale_and_clip(boxes[kept], output_size))
         result.scores = detections.scores[keep]
         result.pred_classes = detections.classes[keep]
         result.pred_masks = resize_masks(

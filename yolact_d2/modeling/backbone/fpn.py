@@ -126,7 +126,8 @@ def build_yolact_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> YOLACTFPN:
     """Detectron2's ResNet (keys MODEL.RESNETS) under YOLACT's pyramid (keys MODEL.FPN)."""
     resnet = build_resnet_backbone(cfg, input_shape)
     blocks = [block for stage in resnet.stages for block in stage]
-    scale_residual_branches([list(block.children())[-1].norm for block in blocks])
+    last_convs = [getattr(block, "conv3", block.conv2) for block in blocks]
+    scale_residual_branches([conv.norm for conv in last_convs])
     return _build_fpn(cfg, resnet)
 
 
