@@ -1,30 +1,19 @@
 """Anchors against a plain loop in double precision, and their configuration."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_anchor_generator
+from plain import base_cfg
 
-from yolact_d2 import add_yolact_config
 from yolact_d2.modeling import YOLACTAnchorGenerator
 
-REPO = Path(__file__).resolve().parents[2]
 SIZES = [[24], [48], [96], [192], [384]]
 RATIOS = [1.0, 0.5, 2.0]
 LEVELS_550 = [(side, side) for side in (69, 35, 18, 9, 5)]
-
-
-def _cfg():
-    cfg = get_cfg()
-    add_yolact_config(cfg)
-    cfg.merge_from_file(str(REPO / "configs" / "Base-YOLACT.yaml"))
-    cfg.MODEL.DEVICE = "cpu"
-    return cfg
 
 
 def _generate(generator, levels):
@@ -101,7 +90,7 @@ def test_anchors_are_not_in_checkpoints():
 
 @pytest.mark.parametrize("square", [True, False])
 def test_configured_anchors(square):
-    cfg = _cfg()
+    cfg = base_cfg()
     cfg.MODEL.ANCHOR_GENERATOR.SQUARE = square
     cfg.INPUT.IMAGE_SIZE = 400
     levels = [(50, 50), (25, 25), (13, 13), (7, 7), (4, 4)]
@@ -112,7 +101,7 @@ def test_configured_anchors(square):
 
 
 def test_one_list_serves_all_levels():
-    cfg = _cfg()
+    cfg = base_cfg()
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[20, 30]]
     cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [[1.0, 2.0]]
     levels = [(2, 3), (1, 2), (1, 1)]
@@ -126,7 +115,7 @@ def test_one_list_serves_all_levels():
 @pytest.mark.parametrize("key", ["SIZES", "ASPECT_RATIOS"])
 @pytest.mark.parametrize("lists", [0, 2, 6])
 def test_wrong_number_of_lists_names_the_key(key, lists):
-    cfg = _cfg()
+    cfg = base_cfg()
     cfg.MODEL.ANCHOR_GENERATOR[key] = [[1.0]] * lists
     with pytest.raises(ValueError, match=rf"MODEL\.ANCHOR_GENERATOR\.{key} has {lists} lists.* 5 "):
         YOLACTAnchorGenerator(cfg, [ShapeSpec(channels=8)] * 5)

@@ -2,33 +2,22 @@
 
 import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import BitMasks, Boxes, Instances
+from plain import base_cfg, box_area, box_intersection, box_iou
 
-from yolact_d2 import add_yolact_config
 from yolact_d2.modeling import DensePredictions
 from yolact_d2.modeling.criterion import YOLACTCriterion, relative_boxes
 
-REPO = Path(__file__).resolve().parents[2]
 NUM_CLASSES = 3
 NUM_PROTOTYPES = 4
 WEIGHTS = {"loss_cls": 1.1, "loss_box_reg": 1.5, "loss_mask": 6.125, "loss_sem_seg": 0.7}
 # Sums of some hundred float32 terms, nearly all of one sign.
 TOLERANCE = 2e-5
-
-
-def _cfg():
-    cfg = get_cfg()
-    add_yolact_config(cfg)
-    cfg.merge_from_file(str(REPO / "configs" / "Base-YOLACT.yaml"))
-    cfg.MODEL.DEVICE = "cpu"
-    return cfg
 
 
 def _criterion(**changes):
@@ -42,24 +31,9 @@ def _criterion(**changes):
     )
 
 
-def _iou(a, b):
-    both = _intersection(a, b)
-    return both / (_area(a) + _area(b) - both)
-
-
-def _area(box):
-    return (box[2] - box[0]) * (box[3] - box[1])
-
-
-def _intersection(a, b):
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    return max(width, 0) * max(height, 0)
-
-
 def _assign(anchors, boxes, crowds):
     """For each anchor the index of its object, "background" or "ignored"."""
-    iou = np.array([[_iou(box, anchor) for anchor in anchors] for box in boxes])
+    iou = np.array([[box_iou(box, anchor) for anchor in anchors] for box in boxes])
     owners = []
     for a in range(len(anchors)):
         best = iou[:, a].argmax() if len(boxes) else None
@@ -70,7 +44,7 @@ def _assign(anchors, boxes, crowds):
         owners[a] = g
         iou[g], iou[:, a] = -1, -1
     for a, anchor in enumerate(anchors):
-        in_crowd = any(_intersection(crowd, anchor) / _area(anchor) > 0.7 for crowd in crowds)
+        in_crowd = any(box_intersection(crowd, anchor) / box_area(anchor) > 0.7 for crowd in crowds)
         if in_crowd and isinstance(owners[a], str):
             owners[a] = "ignored"
     return owners
@@ -359,7 +333,7 @@ def test_relative_boxes():
 
 
 def test_configured_as_in_the_paper():
-    criterion = YOLACTCriterion(_cfg())
+    criterion = YOLACTCriterion(base_cfg())
     assert criterion.num_classes == 80
     assert criterion.iou_thresholds == (0.4, 0.5)
     assert criterion.crowd_overlap_thresh == 0.7
@@ -376,7 +350,7 @@ def test_configured_as_in_the_paper():
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_configured_weight_belongs_to_its_loss(name):
-    cfg = _cfg()
+    cfg = base_cfg()
     cfg.MODEL.YOLACT.NUM_CLASSES = NUM_CLASSES
     batch = _batch(BATCHES["objects"])
     before = YOLACTCriterion(cfg)(*batch)

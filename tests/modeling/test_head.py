@@ -1,30 +1,19 @@
 """The prediction head: its values, and the order in which it gives them."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_anchor_generator
 from torch.nn import functional as F
+from plain import base_cfg
 
-from yolact_d2 import add_yolact_config
 from yolact_d2.modeling import YOLACTHead
 
-REPO = Path(__file__).resolve().parents[2]
 LEVELS = [(5, 7), (3, 4), (2, 2)]
 ANCHORS, CLASSES, PROTOTYPES = 3, 4, 5
-
-
-def _cfg():
-    cfg = get_cfg()
-    add_yolact_config(cfg)
-    cfg.merge_from_file(str(REPO / "configs" / "Base-YOLACT.yaml"))
-    cfg.MODEL.DEVICE = "cpu"
-    return cfg
 
 
 def _head(in_channels=6, conv_dim=8):
@@ -80,7 +69,7 @@ def test_equals_the_convolutions_in_the_order_of_the_anchors():
 @torch.no_grad()
 def test_predictions_stand_where_their_anchors_do(level, row, column, anchor):
     """An object seen in one cell, by one anchor, is found at that anchor's place and shape."""
-    cfg = _cfg()
+    cfg = base_cfg()
     cfg.INPUT.IMAGE_SIZE = 100
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[10], [20], [40]]
     cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [[1.0, 0.25, 4.0]]
@@ -116,7 +105,7 @@ def test_predictions_stand_where_their_anchors_do(level, row, column, anchor):
 
 
 def test_as_many_predictions_as_anchors():
-    cfg = _cfg()
+    cfg = base_cfg()
     cfg.MODEL.YOLACT.NUM_CLASSES = 4
     cfg.MODEL.YOLACT.HEAD_CONV_DIM = 8
     shapes = [ShapeSpec(channels=6)] * 5
@@ -157,7 +146,7 @@ def test_initialised_xavier_uniform_with_zero_biases():
 
 
 def test_levels_need_the_same_number_of_anchors():
-    cfg = _cfg()
+    cfg = base_cfg()
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[14], [24], [40], [66], [110, 120]]
     with pytest.raises(ValueError, match=r"SIZES and ASPECT_RATIOS, got \[3, 3, 3, 3, 6\]"):
         YOLACTHead(cfg, [ShapeSpec(channels=6)] * 5)

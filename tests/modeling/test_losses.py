@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from plain import bilinear
 
 from yolact_d2.modeling.losses import (
     box_regression_loss,
@@ -145,22 +146,6 @@ def test_box_regression_loss_of_nothing_is_zero_and_in_the_graph():
     assert loss.item() == 0 and deltas.grad.shape == (0, 4)
 
 
-def _bilinear(image, height, width):
-    """Half-pixel centres, border repeated, no antialiasing."""
-    rows, columns = image.shape
-    out = np.zeros((height, width))
-    for i in range(height):
-        y = max((i + 0.5) * rows / height - 0.5, 0)
-        top, bottom = int(y), min(int(y) + 1, rows - 1)
-        for j in range(width):
-            x = max((j + 0.5) * columns / width - 0.5, 0)
-            left, right = int(x), min(int(x) + 1, columns - 1)
-            upper = image[top, left] * (left + 1 - x) + image[top, right] * (x - left)
-            lower = image[bottom, left] * (left + 1 - x) + image[bottom, right] * (x - left)
-            out[i, j] = upper * (top + 1 - y) + lower * (y - top)
-    return out
-
-
 @pytest.mark.parametrize(
     "num, size, grid",
     [
@@ -175,7 +160,7 @@ def _bilinear(image, height, width):
 )
 def test_downsample_masks(num, size, grid):
     masks = torch.rand(num, *size, generator=torch.Generator().manual_seed(num)) < 0.5
-    expected = [_bilinear(mask, *grid) > 0.5 for mask in masks.numpy().astype(float)]
+    expected = [bilinear(mask, *grid) > 0.5 for mask in masks.numpy().astype(float)]
     result = downsample_masks(masks, grid)
     assert result.dtype == torch.bool
     np.testing.assert_array_equal(result.numpy(), np.stack(expected))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from plain import bilinear
 
 from yolact_d2.modeling import masks
 from yolact_d2.modeling.masks import assemble_masks, inside_boxes, resize_masks
@@ -73,28 +74,12 @@ def test_inside_no_boxes():
     assert inside_boxes(torch.zeros(0, 4), 3, 5).shape == (0, 3, 5)
 
 
-def _bilinear(image, height, width):
-    """Half-pixel centres, border repeated, no antialiasing."""
-    rows, columns = image.shape
-    out = np.zeros((height, width))
-    for i in range(height):
-        y = max((i + 0.5) * rows / height - 0.5, 0)
-        top, bottom = int(y), min(int(y) + 1, rows - 1)
-        for j in range(width):
-            x = max((j + 0.5) * columns / width - 0.5, 0)
-            left, right = int(x), min(int(x) + 1, columns - 1)
-            upper = image[top, left] * (left + 1 - x) + image[top, right] * (x - left)
-            lower = image[bottom, left] * (left + 1 - x) + image[bottom, right] * (x - left)
-            out[i, j] = upper * (top + 1 - y) + lower * (y - top)
-    return out
-
-
 @pytest.mark.parametrize(
     "size, output", [((8, 8), (20, 31)), ((6, 9), (3, 4)), ((9, 7), (4, 25)), ((5, 6), (5, 6))]
 )
 def test_resize_masks(size, output):
     soft = torch.rand(3, *size, generator=torch.Generator().manual_seed(size[0]))
-    expected = [_bilinear(mask, *output) > 0.5 for mask in soft.double().numpy()]
+    expected = [bilinear(mask, *output) > 0.5 for mask in soft.double().numpy()]
     result = resize_masks(soft, output)
     assert result.dtype == torch.bool
     np.testing.assert_array_equal(result.numpy(), np.stack(expected))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes
+from plain import box_area, box_intersection, box_iou
 
 from yolact_d2.modeling.matcher import (
     BACKGROUND,
@@ -89,23 +90,8 @@ def test_claims_without_ground_truth_or_anchors(num_gt, num_anchors):
     assert claim_best_anchors(torch.zeros(num_gt, num_anchors)).tolist() == [-1] * num_gt
 
 
-def _area(box):
-    return (box[2] - box[0]) * (box[3] - box[1])
-
-
-def _intersection(a, b):
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    return max(width, 0) * max(height, 0)
-
-
-def _iou(a, b):
-    both = _intersection(a, b)
-    return both / (_area(a) + _area(b) - both)
-
-
 def _match_by_brute_force(anchors, gt_boxes, crowd_boxes):
-    iou = np.array([[_iou(gt, anchor) for anchor in anchors] for gt in gt_boxes])
+    iou = np.array([[box_iou(gt, anchor) for anchor in anchors] for gt in gt_boxes])
     matches, labels = [], []
     for a, anchor in enumerate(anchors):
         best = 0
@@ -121,7 +107,7 @@ def _match_by_brute_force(anchors, gt_boxes, crowd_boxes):
             if a >= 0:
                 matches[a], labels[a] = g, FOREGROUND
     for a, anchor in enumerate(anchors):
-        in_crowd = max([_intersection(c, anchor) / _area(anchor) for c in crowd_boxes], default=0)
+        in_crowd = max([box_intersection(c, anchor) / box_area(anchor) for c in crowd_boxes], default=0)
         if in_crowd > 0.7 and labels[a] != FOREGROUND:
             labels[a] = IGNORE
     return matches, labels

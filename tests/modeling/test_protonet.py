@@ -1,27 +1,15 @@
 """The protonet against the plain functions that it is made of."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from torch import nn
 from torch.nn import functional as F
+from plain import base_cfg
 
-from yolact_d2 import add_yolact_config
 from yolact_d2.modeling import Protonet, build_protonet
-
-REPO = Path(__file__).resolve().parents[2]
-
-
-def _cfg():
-    cfg = get_cfg()
-    add_yolact_config(cfg)
-    cfg.merge_from_file(str(REPO / "configs" / "Base-YOLACT.yaml"))
-    cfg.MODEL.DEVICE = "cpu"
-    return cfg
 
 
 def _protonet(num_convs=3, in_channels=6, conv_dim=7, num_prototypes=5):
@@ -59,7 +47,7 @@ def test_equals_the_functions(num_convs, height, width):
 
 
 def test_configured_protonet():
-    cfg = _cfg()
+    cfg = base_cfg()
     cfg.MODEL.YOLACT.PROTONET.CONV_DIM = 12
     cfg.MODEL.YOLACT.PROTONET.NUM_CONVS = 2
     cfg.MODEL.YOLACT.PROTONET.NUM_PROTOTYPES = 9
@@ -70,8 +58,7 @@ def test_configured_protonet():
 
 
 def test_default_is_the_papers_at_550():
-    cfg = get_cfg()
-    add_yolact_config(cfg)
+    cfg = base_cfg()
     protonet = build_protonet(cfg, ShapeSpec(channels=256))
     weights = [m.weight.shape for m in protonet.modules() if isinstance(m, nn.Conv2d)]
     assert weights == [(256, 256, 3, 3)] * 4 + [(32, 256, 1, 1)]
@@ -89,7 +76,7 @@ def test_initialised_xavier_uniform_with_zero_biases():
 
 
 def test_unknown_name_lists_the_known_ones():
-    cfg = _cfg()
+    cfg = base_cfg()
     cfg.MODEL.YOLACT.PROTONET.NAME = "ProtoNet"
     with pytest.raises(
         ValueError, match=r"MODEL\.YOLACT\.PROTONET\.NAME is 'ProtoNet', .*: (.*, )?Protonet"
