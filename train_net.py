@@ -12,6 +12,7 @@ from detectron2.utils.logger import setup_logger
 
 from yolact_d2 import load_config
 from yolact_d2.data import YOLACTDatasetMapper, check_datasets
+from yolact_d2.evaluation import MaskScoreCOCOEvaluator
 
 
 class Trainer(DefaultTrainer):
@@ -23,6 +24,8 @@ class Trainer(DefaultTrainer):
     def build_evaluator(cls, cfg, dataset_name, output_folder=None):
         if output_folder is None:
             output_folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+        if cfg.MODEL.YOLACT.MASK_IOU.ENABLED:
+            return MaskScoreCOCOEvaluator(dataset_name, output_dir=output_folder)
         return COCOEvaluator(dataset_name, output_dir=output_folder)
 
 

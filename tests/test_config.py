@@ -18,6 +18,8 @@ MILLIONS = {
     "yolact_R_101_FPN_700": 50.16,
     "yolact_R_50_FPN_550_pascal": 30.73,
     "yolact_darknet53_FPN_550": 47.78,
+    "yolact_plus_R_50_FPN_550": 33.77,
+    "yolact_plus_R_101_FPN_550": 52.57,
 }
 IMAGE_SIZE_AND_ANCHORS = {
     "yolact_R_101_FPN_400": (400, [17, 34, 69, 139, 279]),
@@ -42,7 +44,11 @@ def test_every_config_builds_its_model(path):
         size, sizes = IMAGE_SIZE_AND_ANCHORS.get(name, (550, [24, 48, 96, 192, 384]))
         assert cfg.INPUT.IMAGE_SIZE == size
         assert [level[0] for level in cfg.MODEL.ANCHOR_GENERATOR.SIZES] == sizes
-        assert cfg.MODEL.ANCHOR_GENERATOR.SQUARE == (name != "yolact_R_50_FPN_550_pascal")
+        thirds = range(3) if "plus" in name else range(1)
+        for level, smallest in zip(cfg.MODEL.ANCHOR_GENERATOR.SIZES, sizes):
+            assert level == [smallest * 2 ** (i / 3) for i in thirds]
+        true_ratios = "plus" in name or "pascal" in name
+        assert cfg.MODEL.ANCHOR_GENERATOR.SQUARE == (not true_ratios)
 
 
 # The rows of the paper's and the code's training recipe.
@@ -94,7 +100,8 @@ def test_recipe(name):
 
 
 def test_known_configs_are_all_there():
-    assert {name_of(path) for path in CONFIGS} >= {*MILLIONS, "yolact_shapes"}
+    known = {*MILLIONS, "yolact_shapes", "yolact_plus_shapes"}
+    assert {name_of(path) for path in CONFIGS} == known
 
 
 def test_adds_nothing_to_a_config_that_is_not_asked_for():

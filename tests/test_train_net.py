@@ -13,7 +13,6 @@ import torch
 from yolact_d2.data.shapes import generate_shapes
 
 REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-CONFIG = os.path.join(REPO, "configs", "yolact_shapes.yaml")
 SMALL = "MODEL.DEVICE cpu INPUT.IMAGE_SIZE 64 DATALOADER.NUM_WORKERS 0".split()
 
 
@@ -31,9 +30,10 @@ def output(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(datasets, output):
-    def run_program(program, *args):
+    def run_program(program, *args, config="yolact_shapes"):
+        path = os.path.join(REPO, "configs", f"{config}.yaml")
         return subprocess.run(
-            [sys.executable, os.path.join(REPO, program), "--config-file", CONFIG, *args],
+            [sys.executable, os.path.join(REPO, program), "--config-file", path, *args],
             env={**os.environ, "DETECTRON2_DATASETS": str(datasets)},
             cwd=output,
             capture_output=True,
@@ -108,6 +108,26 @@ def test_predictions_are_drawn_beside_the_truth(trained, run, datasets, output):
     # The truth is drawn on the left, over the picture.
     assert (drawn[:, :width] != original).any()
     assert (drawn[:, :width] == original).mean() > 0.1
+
+
+def test_yolact_plus_ranks_masks_by_their_own_scores(run, output):
+    folder = output / "plus"
+    done = run(
+        "train_net.py", *SMALL, "INPUT.IMAGE_SIZE", "96", "SOLVER.MAX_ITER", "2",
+        "OUTPUT_DIR", str(folder), "MODEL.YOLACT.MASK_IOU.CONV_DIMS", "[4]",
+        "MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST", "0.0",  # or it finds nothing yet
+        config="yolact_plus_shapes",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    recorded = metrics(folder)
+    assert {"loss_mask_iou", "bbox/AP", "segm/AP"} <= set(recorded)
+    results = {}
+    for task in ("bbox", "segm"):
+        path = folder / "inference" / task / "coco_instances_results.json"
+        results[task] = json.loads(path.read_text())
+    assert len(results["bbox"]) == len(results["segm"]) > 0
+    ratios = {b["score"] and m["score"] / b["score"] for b, m in zip(*results.values())}
+    assert len(ratios) > 1
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,9 @@ def add_yolact_config(cfg: CN) -> None:
     cfg.MODEL.DARKNET.OUT_FEATURES = ["dark3", "dark4", "dark5"]
     cfg.MODEL.DARKNET.NORM = "BN"
 
+    # Of each stage in MODEL.RESNETS.DEFORM_ON_PER_STAGE the blocks 0, n, 2n, ... become deformable.
+    cfg.MODEL.RESNETS.DEFORM_INTERVAL = 1
+
     # True: height = width = SIZES * sqrt(ratio), as in the published YOLACT models.
     # False: width = SIZES * sqrt(ratio), height = SIZES / sqrt(ratio).
     # Either way MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS are width / height.
@@ -60,6 +63,14 @@ def add_yolact_config(cfg: CN) -> None:
     # Number of prototypes k, and so of mask coefficients of an anchor.
     cfg.MODEL.YOLACT.PROTONET.NUM_PROTOTYPES = 32
 
+    # YOLACT++: a network that predicts how good each mask is, see `Instances.mask_scores`.
+    cfg.MODEL.YOLACT.MASK_IOU = CN()
+    cfg.MODEL.YOLACT.MASK_IOU.ENABLED = False
+    # Channels of its convolutions, each of which halves the mask.
+    cfg.MODEL.YOLACT.MASK_IOU.CONV_DIMS = [8, 16, 32, 64, 128]
+    # It is not trained on objects of so few cells of the prototypes, or fewer.
+    cfg.MODEL.YOLACT.MASK_IOU.MIN_AREA = 25
+
     # Targets: background below the first IoU, foreground from the second, ignored between.
     cfg.MODEL.YOLACT.IOU_THRESHOLDS = [0.4, 0.5]
     # Background anchors with more than this part of their area in a crowd region are ignored.
@@ -75,6 +86,8 @@ def add_yolact_config(cfg: CN) -> None:
     cfg.MODEL.YOLACT.LOSS_BOX_REG_WEIGHT = 1.5
     cfg.MODEL.YOLACT.LOSS_MASK_WEIGHT = 6.125
     cfg.MODEL.YOLACT.LOSS_SEM_SEG_WEIGHT = 1.0
+    # With MASK_IOU only.
+    cfg.MODEL.YOLACT.LOSS_MASK_IOU_WEIGHT = 25.0
 
     # Anchors whose best class score is not above this are dropped before NMS.
     cfg.MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST = 0.05

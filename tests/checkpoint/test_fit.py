@@ -21,6 +21,8 @@ CONFIGS = {
     "yolact_R_101_FPN_700": "yolact_base",
     "yolact_darknet53_FPN_550": "yolact_darknet53",
     "yolact_R_50_FPN_550_pascal": "yolact_resnet50_pascal",
+    "yolact_plus_R_50_FPN_550": "yolact_plus_resnet50",
+    "yolact_plus_R_101_FPN_550": "yolact_plus_base",
 }
 
 
@@ -162,11 +164,51 @@ def test_backbone_without_statistics_loads(tmp_path):
     loaded(config("yolact_R_50_FPN_550", saved(tmp_path, tensors)))
 
 
-def test_yolact_plus_is_refused_by_name(tmp_path):
+def test_yolact_and_yolact_plus_are_told_apart(tmp_path):
+    plus, plain = official("yolact_plus_resnet50"), official("yolact_resnet50")
+    message = refused("yolact_R_50_FPN_550", saved(tmp_path, plus))
+    assert (
+        "this is yolact_plus_resnet50 (YOLACT++ with ResNet-50, 80 classes, 9 anchors a cell, 13 "
+        "deformable blocks, mask re-scoring)" in message
+    )
+    message = refused("yolact_plus_R_50_FPN_550", saved(tmp_path, plain))
+    assert "this is yolact_resnet50 (" in message
+    assert "the config's model is yolact_plus_resnet50 (" in message
+    message = refused("yolact_plus_R_101_FPN_550", saved(tmp_path, plus))
+    assert "the config's model is yolact_plus_base (" in message
+
+
+def test_interval_that_differs_is_refused(tmp_path):
+    path = saved(tmp_path, official("yolact_plus_base"))
+    message = refused("yolact_plus_R_101_FPN_550", path, "MODEL.RESNETS.DEFORM_INTERVAL", 1)
+    assert "11 deformable blocks" in message and "30 deformable blocks" in message
+    assert "missing: backbone.bottom_up.res3.1.conv2.bias" in message
+
+
+def test_deformable_blocks_start_from_an_ordinary_backbone(tmp_path):
     theirs = official("yolact_resnet50")
-    theirs["maskiou_net.0.weight"] = torch.zeros(8, 1, 3, 3)
-    message = refused("yolact_R_50_FPN_550", saved(tmp_path, theirs))
-    assert "YOLACT++ with ResNet-50, which is not supported yet" in message
+    plain = {k[len("backbone.") :]: v for k, v in theirs.items() if k.startswith("backbone.")}
+    model = loaded(config("yolact_plus_R_50_FPN_550", saved(tmp_path, plain)))
+    conv = model.backbone.bottom_up.res4[1].conv2
+    assert torch.equal(conv.weight, plain["layers.2.1.conv2.weight"])
+    for zero in (conv.bias, conv.conv_offset_mask.weight, conv.conv_offset_mask.bias):
+        assert not zero.any()
+
+
+def test_deformable_backbone_must_be_whole(tmp_path):
+    theirs = official("yolact_plus_resnet50")
+    plain = {k[len("backbone.") :]: v for k, v in theirs.items() if k.startswith("backbone.")}
+    del plain["layers.2.1.conv2.conv_offset_mask.bias"]
+    message = refused("yolact_plus_R_50_FPN_550", saved(tmp_path, plain))
+    assert "missing: backbone.bottom_up.res4.1.conv2.conv_offset_mask.bias" in message
+
+
+def test_fine_tuning_yolact_plus_leaves_the_predicted_ious_fresh_too(tmp_path, caplog):
+    path = saved(tmp_path, official("yolact_plus_resnet50"))
+    opts = ["MODEL.YOLACT.NUM_CLASSES", 3, "MODEL.YOLACT.NEW_CLASSES", True]
+    model = loaded(config("yolact_plus_R_50_FPN_550", path, *opts))
+    assert model.mask_iou_head.predictor.weight.shape[0] == 3
+    assert "mask_iou_head.predictor.weight" in caplog.text
 
 
 def test_legacy_format_loads_and_is_refused_when_cut(tmp_path):

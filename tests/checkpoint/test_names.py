@@ -10,7 +10,14 @@ from yolact_d2.checkpoint import from_official, to_official
 from yolact_d2.checkpoint.names import from_plain_backbone, is_official, is_plain_backbone
 
 DATA = Path(__file__).resolve().parents[1] / "data"
-MODELS = ["yolact_resnet50", "yolact_base", "yolact_darknet53", "yolact_resnet50_pascal"]
+MODELS = [
+    "yolact_resnet50",
+    "yolact_base",
+    "yolact_darknet53",
+    "yolact_resnet50_pascal",
+    "yolact_plus_resnet50",
+    "yolact_plus_base",
+]
 
 
 def official(name):
@@ -41,7 +48,7 @@ def test_no_official_name_is_left(name):
     assert len(ours) == len(theirs)
     assert not is_official(ours)
     prefixes = ("backbone.bottom_up.", "backbone.fpn_", "backbone.top_block.", "protonet.", "head.")
-    assert all(key.startswith((*prefixes, "sem_seg_conv.")) for key in ours)
+    assert all(key.startswith((*prefixes, "sem_seg_conv.", "mask_iou_head.")) for key in ours)
 
 
 def test_background_moves_from_first_to_last_for_every_anchor():

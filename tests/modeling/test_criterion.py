@@ -1,4 +1,4 @@
-"""The four losses of a batch against a plain composition in double precision."""
+"""The losses of a batch against a plain composition in double precision."""
 
 import itertools
 import math
@@ -10,12 +10,13 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import BitMasks, Boxes, Instances
 from plain import base_cfg, box_area, box_intersection, box_iou
 
-from yolact_d2.modeling import DensePredictions
+from yolact_d2.modeling import DensePredictions, MaskIoUHead
 from yolact_d2.modeling.criterion import YOLACTCriterion, relative_boxes
 
 NUM_CLASSES = 3
 NUM_PROTOTYPES = 4
 WEIGHTS = {"loss_cls": 1.1, "loss_box_reg": 1.5, "loss_mask": 6.125, "loss_sem_seg": 0.7}
+WEIGHTS_PLUS = {**WEIGHTS, "loss_mask_iou": 25.0}
 # Sums of some hundred float32 terms, nearly all of one sign.
 TOLERANCE = 2e-5
 
@@ -25,7 +26,7 @@ def _criterion(**changes):
         **{
             "box2box_transform": Box2BoxTransform(weights=(10.0, 10.0, 5.0, 5.0)),
             "num_classes": NUM_CLASSES,
-            "loss_weights": WEIGHTS,
+            "loss_weights": WEIGHTS_PLUS,
             **changes,
         }
     )
@@ -345,7 +346,9 @@ def test_configured_as_in_the_paper():
         "loss_box_reg": 1.5,
         "loss_mask": 6.125,
         "loss_sem_seg": 1,
+        "loss_mask_iou": 25,
     }
+    assert criterion.min_mask_iou_area == 25
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
@@ -359,3 +362,75 @@ def test_configured_weight_belongs_to_its_loss(name):
     for other in WEIGHTS:
         factor = 2 if other == name else 1
         assert after[other].item() == pytest.approx(factor * before[other].item(), rel=1e-6)
+
+
+def _plain_mask_iou_loss(head, anchors, predictions, prototypes, gt_instances, min_area):
+    """Summed over positives one by one, and how many there were and counted."""
+    total, num_positives, num_large = 0, 0, 0
+    for i, gt in enumerate(gt_instances):
+        height, width = prototypes.shape[2:]
+        boxes = gt.gt_boxes.tensor.double().numpy() / 48
+        crowd = gt.gt_iscrowd.numpy()
+        objects = gt[~gt.gt_iscrowd]
+        owners = _assign(anchors.tensor.double().numpy(), boxes[~crowd], boxes[crowd])
+        for a, g in enumerate(owners):
+            if isinstance(g, str):
+                continue
+            num_positives += 1
+            gt_mask = _shrink(objects.gt_masks.tensor[g].numpy(), height, width)
+            if gt_mask.sum() <= min_area:
+                continue
+            num_large += 1
+            x1, y1, x2, y2 = boxes[~crowd][g] * [width, height, width, height]
+            soft = torch.einsum("k,khw->hw", predictions.coefficients[i, a], prototypes[i]).sigmoid()
+            for row in range(height):
+                for column in range(width):
+                    if not (x1 - 1 <= column < x2 + 1 and y1 - 1 <= row < y2 + 1):
+                        soft[row, column] = 0
+            mask = (soft > 0.5).numpy()
+            iou = (mask & gt_mask).sum() / (mask | gt_mask).sum()
+            error = abs(head(soft[None], objects.gt_classes[g : g + 1]).item() - iou)
+            total += error**2 / 2 if error < 1 else error - 0.5
+    return total, num_positives, num_large
+
+
+def _mask_iou_head():
+    torch.manual_seed(1)
+    return MaskIoUHead(conv_dims=(4, 8), num_classes=NUM_CLASSES, mask_size=12)
+
+
+@pytest.mark.parametrize("min_area", [0, 13])
+@pytest.mark.parametrize("images", BATCHES.values(), ids=BATCHES.keys())
+def test_mask_iou_loss_equals_the_plain_composition(images, min_area):
+    batch, head = _batch(images), _mask_iou_head()
+    losses = _criterion(min_mask_iou_area=min_area)(*batch, head)
+    with torch.no_grad():
+        total, num_positives, num_large = _plain_mask_iou_loss(
+            head, *batch[:3], batch[-1], min_area
+        )
+    assert 0 < num_large and (num_large == num_positives) == (min_area == 0 or [OBJECT] in images)
+    expected = WEIGHTS_PLUS["loss_mask_iou"] * total / num_positives
+    assert losses["loss_mask_iou"].item() == pytest.approx(expected, rel=TOLERANCE)
+    others = _criterion(min_mask_iou_area=min_area)(*batch)
+    assert others == {name: losses[name] for name in WEIGHTS}
+
+
+def test_mask_iou_loss_teaches_the_head_the_coefficients_and_the_prototypes():
+    anchors, predictions, prototypes, sem_seg_logits, gt_instances = _batch([[OBJECT] * 3])
+    head = _mask_iou_head()
+    leaves = [predictions.coefficients, prototypes, *head.parameters()]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    criterion = _criterion(min_mask_iou_area=0)
+    losses = criterion(anchors, predictions, prototypes, sem_seg_logits, gt_instances, head)
+    losses["loss_mask_iou"].backward()
+    assert all(leaf.grad is not None and leaf.grad.any() for leaf in leaves)
+
+
+@pytest.mark.parametrize("images, min_area", [([[], []], 25), ([[OBJECT] * 3], 10**6)])
+def test_mask_iou_loss_of_nothing_is_zero_and_in_the_graph(images, min_area):
+    batch, head = _batch(images), _mask_iou_head()
+    loss = _criterion(min_mask_iou_area=min_area)(*batch, head)["loss_mask_iou"]
+    loss.backward()
+    assert loss.item() == 0
+    assert all(p.grad is not None and not p.grad.any() for p in head.parameters())

@@ -12,9 +12,12 @@ from yolact_d2.modeling.losses import (
     classification_loss,
     downsample_masks,
     hardest_negatives,
+    mask_iou,
+    mask_iou_loss,
     mask_loss,
     semantic_segmentation_loss,
 )
+from yolact_d2.modeling.masks import soft_masks
 
 # A sum of some hundred float32 terms of one sign.
 TOLERANCE = 1e-5
@@ -225,17 +228,21 @@ def _mask_inputs(boxes, seed=0):
     return prototypes, coefficients, gt_masks, torch.tensor(boxes).reshape(-1, 4)
 
 
+def _loss_of_assembled(prototypes, coefficients, gt_masks, gt_boxes):
+    return mask_loss(soft_masks(prototypes, coefficients, gt_boxes), gt_masks, gt_boxes)
+
+
 @pytest.mark.parametrize("boxes", MASK_BOXES.values(), ids=MASK_BOXES.keys())
 def test_mask_loss(boxes):
     inputs = _mask_inputs(boxes)
     expected = _mask_loss(*(x.double().numpy() for x in inputs))
-    assert mask_loss(*inputs).item() == pytest.approx(expected, rel=TOLERANCE)
+    assert _loss_of_assembled(*inputs).item() == pytest.approx(expected, rel=TOLERANCE)
 
 
 def test_mask_loss_learns_only_inside_the_box_and_its_margin():
     prototypes, coefficients, gt_masks, boxes = _mask_inputs([[2.0, 3.0, 5.0, 6.0]])
     prototypes.requires_grad_()
-    mask_loss(prototypes, coefficients, gt_masks, boxes).backward()
+    _loss_of_assembled(prototypes, coefficients, gt_masks, boxes).backward()
     learns = torch.zeros(7, 9, dtype=torch.bool)
     learns[2:7, 1:6] = True
     assert torch.equal(prototypes.grad.ne(0).any(dim=0), learns)
@@ -244,7 +251,7 @@ def test_mask_loss_learns_only_inside_the_box_and_its_margin():
 def test_mask_loss_gradient():
     prototypes, coefficients, gt_masks, boxes = _mask_inputs(MASK_BOXES["inside"])
     inputs = prototypes.double().requires_grad_(), coefficients.double().requires_grad_()
-    torch.autograd.gradcheck(lambda p, c: mask_loss(p, c, gt_masks, boxes.double()), inputs)
+    torch.autograd.gradcheck(lambda p, c: _loss_of_assembled(p, c, gt_masks, boxes.double()), inputs)
 
 
 @pytest.mark.parametrize("magnitude", [50.0, 1e4, 1e8])
@@ -252,7 +259,7 @@ def test_mask_loss_with_huge_logits_has_a_finite_gradient(magnitude):
     prototypes, coefficients, gt_masks, boxes = _mask_inputs(MASK_BOXES["inside"])
     prototypes = (magnitude * prototypes).requires_grad_()
     coefficients.requires_grad_()
-    loss = mask_loss(prototypes, coefficients, gt_masks, boxes)
+    loss = _loss_of_assembled(prototypes, coefficients, gt_masks, boxes)
     loss.backward()
     assert loss.isfinite()
     for gradient in (prototypes.grad, coefficients.grad):
@@ -262,7 +269,7 @@ def test_mask_loss_with_huge_logits_has_a_finite_gradient(magnitude):
 def test_mask_loss_of_nothing_is_zero_and_in_the_graph():
     prototypes, coefficients, gt_masks, boxes = _mask_inputs([])
     prototypes.requires_grad_()
-    loss = mask_loss(prototypes, coefficients, gt_masks, boxes)
+    loss = _loss_of_assembled(prototypes, coefficients, gt_masks, boxes)
     loss.backward()
     assert loss.item() == 0 and not prototypes.grad.any()
 
@@ -304,4 +311,25 @@ def test_a_wrong_cell_costs_no_more_than_the_clamped_logarithm(logit, cost):
     prototypes, coefficients = torch.full((1, 4, 4), logit), torch.ones(1, 1)
     boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
     target = torch.zeros(1, 4, 4, dtype=torch.bool)
-    assert mask_loss(prototypes, coefficients, target, boxes).item() == pytest.approx(cost, 1e-3)
+    loss = _loss_of_assembled(prototypes, coefficients, target, boxes)
+    assert loss.item() == pytest.approx(cost, 1e-3)
+
+
+def test_mask_iou():
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(4, 5, 6, generator=generator) < 0.5
+    gt_masks = torch.rand(4, 5, 6, generator=generator) < 0.7
+    masks[2], gt_masks[3] = False, masks[3]
+    expected = []
+    for mask, gt_mask in zip(masks.tolist(), gt_masks.tolist()):
+        pairs = [(x, y) for row, gt_row in zip(mask, gt_mask) for x, y in zip(row, gt_row)]
+        expected.append(sum(x and y for x, y in pairs) / sum(x or y for x, y in pairs))
+    assert mask_iou(masks, gt_masks).tolist() == pytest.approx(expected)
+    assert expected[2:] == [0, 1]
+    nothing = torch.zeros(1, 5, 6, dtype=torch.bool)
+    assert mask_iou(nothing, nothing).item() == 0
+
+
+def test_mask_iou_loss():
+    ious, gt_ious = torch.tensor([0.2, 0.9, 3.0]), torch.tensor([0.5, 0.9, 1.0])
+    assert mask_iou_loss(ious, gt_ious).item() == pytest.approx(0.3**2 / 2 + 0 + 2 - 0.5)

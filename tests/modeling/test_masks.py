@@ -1,12 +1,14 @@
 """Mask assembly, cropping and resizing against loops."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from plain import bilinear
 
 from yolact_d2.modeling import masks
-from yolact_d2.modeling.masks import assemble_masks, inside_boxes, resize_masks
+from yolact_d2.modeling.masks import assemble_masks, inside_boxes, resize_masks, soft_masks
 
 
 @pytest.mark.parametrize("k, height, width, num", [(1, 1, 1, 1), (4, 5, 7, 3), (32, 6, 4, 8)])
@@ -72,6 +74,21 @@ def test_a_margin_of_one_cell_around_the_box(box, columns, rows):
 
 def test_inside_no_boxes():
     assert inside_boxes(torch.zeros(0, 4), 3, 5).shape == (0, 3, 5)
+
+
+def test_soft_masks_are_sigmoids_inside_their_boxes():
+    generator = torch.Generator().manual_seed(0)
+    prototypes = torch.randn(3, 5, 7, generator=generator)
+    coefficients = torch.randn(2, 3, generator=generator)
+    boxes = torch.tensor([[1.2, 1.0, 4.5, 3.5], [3.0, 0.0, 7.0, 2.5]])
+    result = soft_masks(prototypes, coefficients, boxes)
+    for n, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+        for row in range(5):
+            for column in range(7):
+                logit = sum(coefficients[n, i] * prototypes[i, row, column] for i in range(3))
+                inside = x1 - 1 <= column < x2 + 1 and y1 - 1 <= row < y2 + 1
+                expected = 1 / (1 + math.exp(-logit)) if inside else 0
+                assert result[n, row, column].item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(

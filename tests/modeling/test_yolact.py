@@ -46,9 +46,9 @@ def image_of(gt, size=128, seed=0):
     return torch.from_numpy(image)
 
 
-def training_input(boxes, classes, **kwargs):
-    gt = ground_truth(boxes, classes, **kwargs)
-    return {"image": image_of(gt), "instances": gt}
+def training_input(boxes, classes, size=128, **kwargs):
+    gt = ground_truth(boxes, classes, size, **kwargs)
+    return {"image": image_of(gt, size), "instances": gt}
 
 
 class TestTraining:
@@ -222,3 +222,59 @@ class TestInference:
         model.sem_seg_conv.register_forward_hook(fail)
         model.criterion.register_forward_hook(fail)
         model.eval()([{"image": torch.zeros(3, 40, 60)}])
+
+
+class TestPlus:
+    @pytest.fixture
+    def model(self, plus_shapes_cfg):
+        plus_shapes_cfg.MODEL.YOLACT.MASK_IOU.MIN_AREA = 0
+        plus_shapes_cfg.MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST = 0.0
+        torch.manual_seed(0)
+        return build_model(plus_shapes_cfg)
+
+    def test_losses_reach_every_parameter(self, model):
+        losses = model([training_input([[10, 10, 90, 90]], [1], size=160)] * 6)
+        assert set(losses) == {*LOSSES, "loss_mask_iou"}
+        assert losses["loss_mask_iou"] > 0
+        sum(losses.values()).backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        offsets = model.backbone.bottom_up.res4[0].conv2.conv_offset_mask
+        assert offsets.weight.grad.any() and offsets.bias.grad.any()
+
+    def test_losses_under_autocast_are_close_to_float32(self, model):
+        batch = [training_input([[10, 10, 60, 60], [50, 60, 120, 90]], [1, 3], size=160)] * 6
+        expected = model(batch)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            got = model(batch)
+        for name, loss in expected.items():
+            assert got[name].dtype == torch.float32
+            assert got[name].item() == pytest.approx(loss.item(), rel=0.1)
+        sum(got.values()).backward()
+
+    def test_mask_scores_are_scores_times_predicted_ious_of_the_soft_masks(self, model):
+        model.eval()
+        seen = {}
+        model.mask_iou_head.register_forward_hook(lambda m, x, out: seen.update(x=x, ious=out))
+        with torch.no_grad():
+            instances = model([{"image": torch.rand(3, 40, 60) * 255}])[0]["instances"]
+        masks, classes = seen["x"]
+        assert torch.equal(classes, instances.pred_classes)
+        assert masks.shape == (len(instances), 40, 40)
+        assert 0 <= masks.min() and masks.max() <= 1 and ((masks > 0.1) & (masks < 0.9)).any()
+        assert seen["ious"].any()
+        torch.testing.assert_close(instances.mask_scores, instances.scores * seen["ious"])
+        assert (instances.scores[:-1] >= instances.scores[1:]).all()
+
+    def test_nothing_found(self, model):
+        model.eval().test_anchor_score_thresh = 1.0
+        instances = model([{"image": torch.zeros(3, 40, 60)}])[0]["instances"]
+        assert len(instances) == 0 and instances.mask_scores.shape == (0,)
+
+    def test_switched_off_nothing_of_it_is_left(self, plus_shapes_cfg):
+        plus_shapes_cfg.MODEL.YOLACT.MASK_IOU.ENABLED = False
+        model = build_model(plus_shapes_cfg)
+        assert not any("mask_iou" in key for key in model.state_dict())
+        assert set(model([training_input([[10, 10, 60, 60]], [1], size=160)])) == LOSSES
+        instances = model.eval()([{"image": torch.zeros(3, 40, 60)}])[0]["instances"]
+        assert not instances.has("mask_scores")

@@ -21,10 +21,12 @@ _BOTTOM_UP = "backbone.bottom_up."
 _CLASSIFIER = re.compile(r"(^|\.)(fc|linear)")
 _RESNETS = {(2, 2, 2, 2): "ResNet-18", (3, 4, 6, 3): "ResNet-50", (3, 4, 23, 3): "ResNet-101"}
 _OFFICIAL_NAMES = {
-    ("ResNet-50", 80): "yolact_resnet50",
-    ("ResNet-50", 20): "yolact_resnet50_pascal",
-    ("ResNet-101", 80): "yolact_base, yolact_im400 or yolact_im700",
-    ("DarkNet-53", 80): "yolact_darknet53",
+    ("YOLACT", "ResNet-50", 80): "yolact_resnet50",
+    ("YOLACT", "ResNet-50", 20): "yolact_resnet50_pascal",
+    ("YOLACT", "ResNet-101", 80): "yolact_base, yolact_im400 or yolact_im700",
+    ("YOLACT", "DarkNet-53", 80): "yolact_darknet53",
+    ("YOLACT++", "ResNet-50", 80): "yolact_plus_resnet50",
+    ("YOLACT++", "ResNet-101", 80): "yolact_plus_base",
 }
 
 
@@ -34,7 +36,15 @@ class CheckpointMismatch(ValueError):
 
 def is_class_layer(key: str) -> bool:
     """Whether a tensor of ours has an output for each class."""
-    return key.startswith(("head.cls_score.", "sem_seg_conv."))
+    return key.startswith(("head.cls_score.", "sem_seg_conv.", "mask_iou_head.predictor."))
+
+
+def is_deformable_part(key: str, model: StateDict) -> bool:
+    """Whether a tensor of `model` is what a deformable convolution has beyond an ordinary one."""
+    module, _, leaf = key.rpartition(".")
+    if module.endswith(".conv_offset_mask"):
+        return True
+    return leaf == "bias" and f"{module}.conv_offset_mask.weight" in model
 
 
 def fit_state_dict(state_dict: StateDict, model: StateDict, new_classes: bool) -> StateDict:
@@ -68,6 +78,9 @@ def fit_state_dict(state_dict: StateDict, model: StateDict, new_classes: bool) -
         if not any(key.endswith("running_mean") for key in ours):
             # Detectron2's MSRA models have statistics of 0 and 1, which they leave out.
             wanted = {k: v for k, v in wanted.items() if ".running_" not in k}
+        if not any(".conv_offset_mask." in key for key in ours):
+            # Trained with ordinary convolutions, which is where deformable ones start.
+            wanted = {k: v for k, v in wanted.items() if not is_deformable_part(k, model)}
 
     reshaped = [k for k in wanted if k in ours and ours[k].shape != wanted[k].shape]
     missing = [key for key in wanted if key not in ours]
@@ -116,15 +129,20 @@ def describe(state_dict: StateDict) -> str:
         return f"no checkpoint of YOLACT (it has {', '.join(prefixes[:5]) or 'no tensors'})"
 
     backbone = backbone or "no known backbone"
-    if any("conv_offset_mask" in key or "maskiou_net" in key for key in official):
-        return f"a checkpoint of YOLACT++ with {backbone}, which is not supported yet"
+    num_deformable = sum(key.endswith(".conv_offset_mask.weight") for key in official)
+    rescoring = any(key.startswith("maskiou_net.") for key in official)
+    model = "YOLACT++" if num_deformable and rescoring else "YOLACT"
     num_outputs = len(official.get("prediction_layers.0.conf_layer.bias", ()))
     num_anchors = len(official.get("prediction_layers.0.bbox_layer.bias", ())) // 4
     if num_anchors == 0 or num_outputs == 0:
-        return f"an incomplete checkpoint of YOLACT with {backbone}"
+        return f"an incomplete checkpoint of {model} with {backbone}"
     num_classes = num_outputs // num_anchors - 1
-    text = f"YOLACT with {backbone}, {num_classes} classes, {num_anchors} anchors a cell"
-    known = _OFFICIAL_NAMES.get((backbone, num_classes))
+    text = f"{model} with {backbone}, {num_classes} classes, {num_anchors} anchors a cell"
+    if num_deformable:
+        text += f", {num_deformable} deformable blocks"
+    if rescoring:
+        text += ", mask re-scoring"
+    known = _OFFICIAL_NAMES.get((model, backbone, num_classes))
     return f"{known} ({text})" if known else text
 
 

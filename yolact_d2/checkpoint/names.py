@@ -29,6 +29,7 @@ def _module_names() -> Dict[str, str]:
         "prediction_layers.0.bbox_layer": "head.bbox_pred",
         "prediction_layers.0.mask_layer": "head.mask_coefficients",
         "semantic_seg_conv": "sem_seg_conv",
+        "maskiou_net.maskiou_net.10": "mask_iou_head.predictor",
         "fpn.downsample_layers.0": "backbone.top_block.p6",
         "fpn.downsample_layers.1": "backbone.top_block.p7",
         # ResNet's stem, DarkNet's stem
@@ -37,6 +38,8 @@ def _module_names() -> Dict[str, str]:
         "backbone._preconv.0": "backbone.bottom_up.stem",
         "backbone._preconv.1": "backbone.bottom_up.stem.norm",
     }
+    for i in range(5):
+        names[f"maskiou_net.maskiou_net.{2 * i}"] = f"mask_iou_head.convs.{i}"
     for i, level in enumerate((5, 4, 3)):
         names[f"fpn.lat_layers.{i}"] = f"backbone.fpn_lateral{level}"
         names[f"fpn.pred_layers.{i}"] = f"backbone.fpn_output{level}"
@@ -49,6 +52,7 @@ def _module_names() -> Dict[str, str]:
         for n in (1, 2, 3):
             names[f"{theirs}.conv{n}"] = f"{resnet}.conv{n}"
             names[f"{theirs}.bn{n}"] = f"{resnet}.conv{n}.norm"
+        names[f"{theirs}.conv2.conv_offset_mask"] = f"{resnet}.conv2.conv_offset_mask"
         darknet = f"backbone.bottom_up.dark{stage + 1}.{block}"
         names[f"{theirs}.0"] = darknet
         names[f"{theirs}.1"] = f"{darknet}.norm"

@@ -1,4 +1,4 @@
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from detectron2.config import configurable
@@ -11,9 +11,13 @@ from .losses import (
     box_regression_loss,
     classification_loss,
     downsample_masks,
+    mask_iou,
+    mask_iou_loss,
     mask_loss,
     semantic_segmentation_loss,
 )
+from .mask_iou_head import MaskIoUHead
+from .masks import scale_boxes, soft_masks
 from .matcher import FOREGROUND, IGNORE, match_anchors
 
 
@@ -28,8 +32,24 @@ class AnchorTargets(NamedTuple):
     """(P,) the index of that object in the image's ground truth."""
 
 
+class MaskSamples(NamedTuple):
+    """The positives of one image that the mask losses look at."""
+
+    masks: Tensor
+    """(P, h, w) in 0..1, cropped to the ground-truth boxes."""
+    gt_masks: Tensor
+    """(P, h, w) bool."""
+    gt_boxes: Tensor
+    """(P, 4) XYXY, in cells of the grid."""
+    gt_classes: Tensor
+    """(P,)"""
+    weight: float
+    """How many positives each of these stands for."""
+
+
 class YOLACTCriterion(nn.Module):
-    """Target assignment and the four losses (arXiv 1904.02689, sections 3 and 5)."""
+    """Target assignment and the losses (arXiv 1904.02689, sections 3 and 5; arXiv 1912.06218,
+    section 5.1)."""
 
     @configurable
     def __init__(
@@ -41,6 +61,7 @@ class YOLACTCriterion(nn.Module):
         crowd_overlap_thresh: float = 0.7,
         negatives_per_positive: int = 3,
         max_mask_positives: int = 100,
+        min_mask_iou_area: int = 25,
         loss_weights: Dict[str, float],
     ):
         """
@@ -50,7 +71,9 @@ class YOLACTCriterion(nn.Module):
             iou_thresholds, crowd_overlap_thresh: see :func:`match_anchors`.
             negatives_per_positive: see :func:`classification_loss`.
             max_mask_positives: at most so many positives of an image, a random subset, enter the
-                mask loss. 0 means all.
+                mask losses. 0 means all.
+            min_mask_iou_area: objects whose masks have no more cells than this do not enter the
+                mask IoU loss.
             loss_weights: weight of each loss, by its name.
         """
         super().__init__()
@@ -60,6 +83,7 @@ class YOLACTCriterion(nn.Module):
         self.crowd_overlap_thresh = crowd_overlap_thresh
         self.negatives_per_positive = negatives_per_positive
         self.max_mask_positives = max_mask_positives
+        self.min_mask_iou_area = min_mask_iou_area
         self.loss_weights = loss_weights
 
     @classmethod
@@ -71,11 +95,13 @@ class YOLACTCriterion(nn.Module):
             "crowd_overlap_thresh": cfg.MODEL.YOLACT.CROWD_OVERLAP_THRESH,
             "negatives_per_positive": cfg.MODEL.YOLACT.NEGATIVE_POSITIVE_RATIO,
             "max_mask_positives": cfg.MODEL.YOLACT.MAX_MASK_POSITIVES,
+            "min_mask_iou_area": cfg.MODEL.YOLACT.MASK_IOU.MIN_AREA,
             "loss_weights": {
                 "loss_cls": cfg.MODEL.YOLACT.LOSS_CLS_WEIGHT,
                 "loss_box_reg": cfg.MODEL.YOLACT.LOSS_BOX_REG_WEIGHT,
                 "loss_mask": cfg.MODEL.YOLACT.LOSS_MASK_WEIGHT,
                 "loss_sem_seg": cfg.MODEL.YOLACT.LOSS_SEM_SEG_WEIGHT,
+                "loss_mask_iou": cfg.MODEL.YOLACT.LOSS_MASK_IOU_WEIGHT,
             },
         }
 
@@ -86,6 +112,7 @@ class YOLACTCriterion(nn.Module):
         prototypes: Tensor,
         sem_seg_logits: Tensor,
         gt_instances: Sequence[Instances],
+        mask_iou_head: Optional[MaskIoUHead] = None,
     ) -> Dict[str, Tensor]:
         """
         Args:
@@ -95,9 +122,10 @@ class YOLACTCriterion(nn.Module):
             sem_seg_logits: (N, C, h', w').
             gt_instances: N `Instances` with `gt_boxes`, `gt_classes`, `gt_masks` and optionally
                 `gt_iscrowd`, in pixels of the network input.
+            mask_iou_head: what is trained to tell the quality of masks, if anything is.
 
         Returns:
-            the four losses, weighted. They are divided by the number of positives of this device's
+            the losses, weighted, "loss_mask_iou" among them if there is a head for it. They are divided by the number of positives of this device's
             batch, except "loss_sem_seg", which is a mean over images.
         """
         objects, crowds = zip(*(split_crowds(gt) for gt in gt_instances))
@@ -115,15 +143,19 @@ class YOLACTCriterion(nn.Module):
             self.negatives_per_positive,
         )
         loss_box_reg = self._box_loss(anchors, predictions.deltas, targets, gt_boxes)
-        loss_mask = self._mask_loss(
+        samples = self._sample_masks(
             prototypes, predictions.coefficients, targets, gt_boxes, objects
         )
+        loss_mask = sum(mask_loss(s.masks, s.gt_masks, s.gt_boxes) * s.weight for s in samples)
         losses = {
             "loss_cls": loss_cls / num_positives,
             "loss_box_reg": loss_box_reg / num_positives,
             "loss_mask": loss_mask / num_positives,
             "loss_sem_seg": self._sem_seg_loss(sem_seg_logits, objects) / len(objects),
         }
+        if mask_iou_head is not None:
+            loss_mask_iou = self._mask_iou_loss(samples, mask_iou_head)
+            losses["loss_mask_iou"] = loss_mask_iou / num_positives
         return {name: loss * self.loss_weights[name] for name, loss in losses.items()}
 
     @torch.no_grad()
@@ -163,31 +195,40 @@ class YOLACTCriterion(nn.Module):
             losses.append(box_regression_loss(deltas_i[target.positives], gt_deltas))
         return torch.stack(losses).sum()
 
-    def _mask_loss(
+    def _sample_masks(
         self,
         prototypes: Tensor,
         coefficients: Tensor,
         targets: List[AnchorTargets],
         gt_boxes: List[Boxes],
         objects: Sequence[Instances],
-    ) -> Tensor:
-        height, width = prototypes.shape[2:]
-        losses = []
+    ) -> List[MaskSamples]:
+        size = tuple(prototypes.shape[2:])
+        samples = []
         for prototypes_i, coefficients_i, target, boxes, gt in zip(
             prototypes, coefficients, targets, gt_boxes, objects
         ):
             num_positives = len(target.positives)
             chosen = random_subset(num_positives, self.max_mask_positives, prototypes.device)
             matches = target.matches[chosen]
-            loss = mask_loss(
-                prototypes_i,
-                coefficients_i[target.positives[chosen]],
-                downsample_masks(gt.gt_masks.tensor, (height, width))[matches],
-                boxes.tensor[matches] * boxes.tensor.new_tensor([width, height] * 2),
+            cells = scale_boxes(boxes.tensor[matches], size)
+            samples.append(
+                MaskSamples(
+                    soft_masks(prototypes_i, coefficients_i[target.positives[chosen]], cells),
+                    downsample_masks(gt.gt_masks.tensor, size)[matches],
+                    cells,
+                    gt.gt_classes[matches],
+                    weight=num_positives / max(len(chosen), 1),
+                )
             )
-            # The subset stands for all.
-            losses.append(loss * (num_positives / max(len(chosen), 1)))
-        return torch.stack(losses).sum()
+        return samples
+
+    def _mask_iou_loss(self, samples: List[MaskSamples], mask_iou_head: MaskIoUHead) -> Tensor:
+        large = [s.gt_masks.sum(dim=(1, 2)) > self.min_mask_iou_area for s in samples]
+        masks = torch.cat([s.masks[keep] for s, keep in zip(samples, large)])
+        gt_masks = torch.cat([s.gt_masks[keep] for s, keep in zip(samples, large)])
+        gt_classes = torch.cat([s.gt_classes[keep] for s, keep in zip(samples, large)])
+        return mask_iou_loss(mask_iou_head(masks, gt_classes), mask_iou(masks > 0.5, gt_masks))
 
     def _sem_seg_loss(self, logits: Tensor, objects: Sequence[Instances]) -> Tensor:
         losses = []

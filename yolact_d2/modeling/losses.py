@@ -10,7 +10,6 @@ from detectron2.structures import Boxes
 from torch import Tensor
 from torch.nn import functional as F
 
-from .masks import assemble_masks, inside_boxes
 
 def hardest_negatives(
     logits: Tensor, positive: Tensor, negative: Tensor, negatives_per_positive: int
@@ -70,26 +69,38 @@ def downsample_masks(masks: Tensor, size: Tuple[int, int]) -> Tensor:
     return soft[:, 0] > 0.5
 
 
-def mask_loss(
-    prototypes: Tensor, coefficients: Tensor, gt_masks: Tensor, gt_boxes: Tensor
-) -> Tensor:
-    """The mask loss of some positives of one image.
-
-    Pixelwise binary cross entropy, summed over the grid and divided by the area of the
-    ground-truth box, between the target and a prediction that is zero outside that box.
+def mask_loss(masks: Tensor, gt_masks: Tensor, gt_boxes: Tensor) -> Tensor:
+    """Pixelwise binary cross entropy, summed over the grid and divided by the area of the
+    ground-truth box.
 
     Args:
-        prototypes: (k, h, w).
-        coefficients: (P, k).
-        gt_masks: (P, h, w) bool, the target of each positive.
+        masks: (P, h, w) in 0..1, zero outside that box.
+        gt_masks: (P, h, w) bool, the target of each.
         gt_boxes: (P, 4) XYXY, in cells of the grid.
     """
-    soft = assemble_masks(prototypes, coefficients).sigmoid()
-    soft = soft * inside_boxes(gt_boxes, *soft.shape[1:])
     # Not from logits: where the crop or the rounding of the sigmoid makes the prediction 0 or 1, a
     # wrong cell costs 100, which is where the logarithm is clamped, as it does in the authors' code.
-    cell_losses = F.binary_cross_entropy(soft, gt_masks.to(soft.dtype), reduction="none")
+    cell_losses = F.binary_cross_entropy(masks, gt_masks.to(masks.dtype), reduction="none")
     return (cell_losses.sum(dim=(1, 2)) / Boxes(gt_boxes).area()).sum()
+
+
+def mask_iou(masks: Tensor, gt_masks: Tensor) -> Tensor:
+    """IoU of each mask with its target.
+
+    Args:
+        masks, gt_masks: (P, h, w) bool.
+
+    Returns:
+        (P,), 0 for two empty masks.
+    """
+    intersection = (masks & gt_masks).sum(dim=(1, 2))
+    union = (masks | gt_masks).sum(dim=(1, 2))
+    return intersection / union.clamp(min=1)
+
+
+def mask_iou_loss(ious: Tensor, gt_ious: Tensor) -> Tensor:
+    """Smooth L1 (beta 1) between two (P,) tensors."""
+    return F.smooth_l1_loss(ious, gt_ious, reduction="sum")
 
 
 def semantic_segmentation_loss(logits: Tensor, gt_masks: Tensor, gt_classes: Tensor) -> Tensor:

@@ -44,6 +44,27 @@ def inside_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
     return in_rows[:, :, None] & in_columns[:, None, :]
 
 
+def soft_masks(prototypes: Tensor, coefficients: Tensor, boxes: Tensor) -> Tensor:
+    """Masks before they are thresholded, cropped to their boxes.
+
+    Args:
+        prototypes: (k, h, w).
+        coefficients: (N, k).
+        boxes: (N, 4) XYXY, in cells of the grid.
+
+    Returns:
+        (N, h, w) in 0..1, zero outside the boxes.
+    """
+    inside = inside_boxes(boxes, *prototypes.shape[1:])
+    return assemble_masks(prototypes, coefficients).sigmoid() * inside
+
+
+def scale_boxes(boxes: Tensor, size: Tuple[int, int]) -> Tensor:
+    """From boxes relative to the image to boxes in a grid or picture of (height, width)."""
+    height, width = size
+    return boxes * boxes.new_tensor([width, height] * 2)
+
+
 def scale_and_clip(boxes: Tensor, size: Tuple[int, int]) -> Tensor:
     """From boxes relative to the image to boxes in an image of some size.
 
@@ -59,7 +80,7 @@ def scale_and_clip(boxes: Tensor, size: Tuple[int, int]) -> Tensor:
         (N, 4) XYXY, in pixels.
     """
     height, width = size
-    upper_left, lower_right = (boxes * boxes.new_tensor([width, height] * 2)).split(2, dim=1)
+    upper_left, lower_right = scale_boxes(boxes, size).split(2, dim=1)
     lower_right = torch.minimum(lower_right, boxes.new_tensor([width, height]))
     return torch.cat([upper_left.clamp(min=0), lower_right], dim=1)
 

@@ -1,5 +1,6 @@
 import logging
-from typing import Callable, Dict, List, Sequence, Tuple
+import math
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from detectron2.config import configurable
@@ -21,7 +22,8 @@ from torch.nn import functional as F
 from ..checkpoint import check_weights, fit_state_dict, is_class_layer
 from .criterion import YOLACTCriterion
 from .head import DensePredictions, YOLACTHead
-from .masks import assemble_masks, inside_boxes, resize_masks, scale_and_clip
+from .mask_iou_head import MaskIoUHead
+from .masks import resize_masks, scale_and_clip, scale_boxes, soft_masks
 from .nms import Detections, get_nms
 from .protonet import build_protonet
 from .registry import lookup
@@ -30,11 +32,12 @@ from .weight_init import xavier_uniform_init
 
 @META_ARCH_REGISTRY.register()
 class YOLACT(DenseDetector):
-    """YOLACT: real-time instance segmentation (arXiv 1904.02689).
+    """YOLACT: real-time instance segmentation (arXiv 1904.02689), and YOLACT++ (arXiv 1912.06218).
 
     A fully-convolutional detector predicts, besides a class and a box, k coefficients for every
     anchor. In parallel the protonet predicts k prototype masks for the whole image. The mask of an
     instance is the linear combination of the prototypes with its coefficients, cropped to its box.
+    YOLACT++ looks at each mask once more, and predicts how good it is.
 
     Inside the model boxes are relative to the image (0..1), as they are in the authors' code. Many
     anchors overlap a long object equally, so which of them it claims is up to the rounding, and
@@ -49,6 +52,7 @@ class YOLACT(DenseDetector):
         head: YOLACTHead,
         head_in_features: Sequence[str],
         protonet: nn.Module,
+        mask_iou_head: Optional[MaskIoUHead] = None,
         anchor_generator: nn.Module,
         box2box_transform: Box2BoxTransform,
         criterion: nn.Module,
@@ -71,6 +75,8 @@ class YOLACT(DenseDetector):
             head: predicts classes, boxes and coefficients of all anchors.
             head_in_features: names of the levels, finest first.
             protonet: predicts the prototypes from the finest of them.
+            mask_iou_head: predicts how good the masks are. Without it they have no scores of their
+                own.
             anchor_generator: gives the anchors of each level.
             box2box_transform: how boxes are coded relative to anchors.
             criterion: gives the losses, see :class:`YOLACTCriterion`.
@@ -88,6 +94,7 @@ class YOLACT(DenseDetector):
             backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std
         )
         self.protonet = protonet
+        self.mask_iou_head = mask_iou_head
         self.anchor_generator = anchor_generator
         self.box2box_transform = box2box_transform
         self.criterion = criterion
@@ -116,6 +123,11 @@ class YOLACT(DenseDetector):
             cfg.MODEL.ANCHOR_GENERATOR.NAME,
             "MODEL.ANCHOR_GENERATOR.NAME",
         )
+        if not cfg.MODEL.MASK_ON:
+            raise ValueError(
+                "MODEL.MASK_ON is False, but YOLACT is never without its mask branch, and "
+                "MODEL.YOLACT.MASK_IOU looks at its masks: set it to True"
+            )
         backbone = build_backbone(cfg)
         in_features = cfg.MODEL.YOLACT.IN_FEATURES
         shapes = backbone.output_shape()
@@ -126,11 +138,16 @@ class YOLACT(DenseDetector):
                 f"{sorted(shapes)}"
             )
         feature_shapes = [shapes[name] for name in in_features]
+        mask_iou_head = None
+        if cfg.MODEL.YOLACT.MASK_IOU.ENABLED:
+            grid = 2 * math.ceil(cfg.INPUT.IMAGE_SIZE / feature_shapes[0].stride)
+            mask_iou_head = MaskIoUHead(cfg, grid)
         return {
             "backbone": backbone,
             "head": YOLACTHead(cfg, feature_shapes),
             "head_in_features": in_features,
             "protonet": build_protonet(cfg, feature_shapes[0]),
+            "mask_iou_head": mask_iou_head,
             "anchor_generator": build_anchor_generator(cfg, feature_shapes),
             "box2box_transform": Box2BoxTransform(weights=cfg.MODEL.YOLACT.BBOX_REG_WEIGHTS),
             "criterion": YOLACTCriterion(cfg),
@@ -177,10 +194,11 @@ class YOLACT(DenseDetector):
                   of "image".
 
         Returns:
-            In training, dict[str, Tensor] of "loss_cls", "loss_box_reg", "loss_mask" and
-            "loss_sem_seg". In inference, a list with a dict for each image, in which "instances"
-            has `pred_boxes`, `scores`, `pred_classes` and `pred_masks` (bool, N x height x width),
-            best first.
+            In training, dict[str, Tensor] of "loss_cls", "loss_box_reg", "loss_mask",
+            "loss_sem_seg" and, of YOLACT++, "loss_mask_iou". In inference, a list with a dict for
+            each image, in which "instances" has `pred_boxes`, `scores`, `pred_classes`,
+            `pred_masks` (bool, N x height x width) and, of YOLACT++, `mask_scores`: the score times
+            the predicted IoU of the mask. They are in the order of `scores`, best first.
         """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images)
@@ -197,7 +215,12 @@ class YOLACT(DenseDetector):
             if self.training:
                 gt_instances = [self._ground_truth(x) for x in batched_inputs]
                 return self.criterion(
-                    anchors, predictions, prototypes, sem_seg_logits.float(), gt_instances
+                    anchors,
+                    predictions,
+                    prototypes,
+                    sem_seg_logits.float(),
+                    gt_instances,
+                    self.mask_iou_head,
                 )
             return self.forward_inference(anchors, predictions, prototypes, batched_inputs)
 
@@ -300,23 +323,12 @@ class YOLACT(DenseDetector):
         result.pred_boxes = Boxes(scale_and_clip(boxes[kept], output_size))
         result.scores = detections.scores[keep]
         result.pred_classes = detections.classes[keep]
-        result.pred_masks = resize_masks(
-            self.soft_masks(prototypes, predictions.coefficients[candidates[kept]], boxes[kept]),
-            output_size,
+        masks = soft_masks(
+            prototypes,
+            predictions.coefficients[candidates[kept]],
+            scale_boxes(boxes[kept], prototypes.shape[1:]),
         )
+        if self.mask_iou_head is not None:
+            result.mask_scores = result.scores * self.mask_iou_head(masks, result.pred_classes)
+        result.pred_masks = resize_masks(masks, output_size)
         return result
-
-    def soft_masks(self, prototypes: Tensor, coefficients: Tensor, boxes: Tensor) -> Tensor:
-        """Assemble the masks of some detections and crop them to their boxes.
-
-        Args:
-            prototypes: (k, h, w).
-            coefficients: (N, k).
-            boxes: (N, 4) XYXY, relative to the image.
-
-        Returns:
-            (N, h, w) in 0..1.
-        """
-        height, width = prototypes.shape[1:]
-        inside = inside_boxes(boxes * boxes.new_tensor([width, height] * 2), height, width)
-        return assemble_masks(prototypes, coefficients).sigmoid() * inside

@@ -2,7 +2,7 @@ from contextlib import nullcontext
 from typing import Dict, List
 
 from detectron2.layers import Conv2d, ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, ResNet, build_resnet_backbone
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from ..weight_init import scale_residual_branches, xavier_uniform_init
 from .batch_norm import batch_norms, fixed_statistics
 from .darknet import build_darknet53_backbone
+from .deform import use_deformable_convs
 
 
 class LastLevelDownsample(nn.Module):
@@ -124,14 +125,41 @@ def _build_fpn(cfg, bottom_up: Backbone) -> YOLACTFPN:
 @BACKBONE_REGISTRY.register()
 def build_yolact_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> YOLACTFPN:
     """Detectron2's ResNet (keys MODEL.RESNETS) under YOLACT's pyramid (keys MODEL.FPN)."""
-    resnet = build_resnet_backbone(cfg, input_shape)
+    return _build_fpn(cfg, _build_resnet(cfg, input_shape))
+
+
+def _build_resnet(cfg, input_shape: ShapeSpec) -> ResNet:
+    deform_on_per_stage = cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE
+    if any(deform_on_per_stage) and not cfg.MODEL.RESNETS.DEFORM_MODULATED:
+        raise ValueError(
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE asks for deformable convolutions, which are always "
+            "modulated here: set MODEL.RESNETS.DEFORM_MODULATED to True"
+        )
+    # Detectron2's own deformable blocks are compiled, need a GPU, and fill whole stages.
+    plain = cfg.clone()
+    plain.defrost()
+    plain.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [False] * 4
+    plain.MODEL.BACKBONE.FREEZE_AT = 0
+    resnet = build_resnet_backbone(plain, input_shape)
+
     blocks = [block for stage in resnet.stages for block in stage]
     last_convs = [getattr(block, "conv3", block.conv2) for block in blocks]
     scale_residual_branches([conv.norm for conv in last_convs])
-    return _build_fpn(cfg, resnet)
+    use_deformable_convs(
+        resnet,
+        deform_on_per_stage,
+        cfg.MODEL.RESNETS.DEFORM_INTERVAL,
+        cfg.MODEL.RESNETS.DEFORM_NUM_GROUPS,
+    )
+    return resnet.freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
 
 
 @BACKBONE_REGISTRY.register()
 def build_yolact_darknet53_fpn_backbone(cfg, input_shape: ShapeSpec) -> YOLACTFPN:
     """DarkNet-53 (keys MODEL.DARKNET) under YOLACT's pyramid (keys MODEL.FPN)."""
+    if any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE):
+        raise ValueError(
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE asks for deformable convolutions, but this backbone "
+            "is DarkNet-53, which has no block to replace"
+        )
     return _build_fpn(cfg, build_darknet53_backbone(cfg, input_shape))

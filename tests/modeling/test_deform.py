@@ -1,0 +1,209 @@
+"""Deformable convolution against an ordinary one and a plain loop; which blocks become deformable."""
+
+import math
+
+import pytest
+import torch
+from detectron2.layers import BatchNorm2d, Conv2d, FrozenBatchNorm2d, ShapeSpec
+from detectron2.modeling import build_backbone
+from plain import base_cfg
+from torch.nn import functional as F
+
+from yolact_d2.modeling.backbone.deform import ModulatedDeformConv2d
+
+
+def _conv(in_channels=3, out_channels=4, stride=1, dilation=1, bias=False, **kwargs):
+    torch.manual_seed(0)
+    return Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size=3,
+        stride=stride,
+        padding=dilation,
+        dilation=dilation,
+        bias=bias,
+        **kwargs,
+    ).double()
+
+
+@pytest.mark.parametrize("stride, dilation", [(1, 1), (2, 1), (1, 2)])
+@torch.no_grad()
+def test_without_offsets_and_with_masks_of_one_it_is_an_ordinary_convolution(stride, dilation):
+    """Exactly: on integers every order of summation gives the same."""
+    conv = _conv(stride=stride, dilation=dilation, bias=True)
+    conv.weight.copy_(torch.randint(-9, 10, conv.weight.shape))
+    conv.bias.copy_(torch.tensor([-3, 0, 2, 5]))
+    x = torch.randint(-9, 10, (2, 3, 7, 10)).double()
+    deform = ModulatedDeformConv2d(conv).double()
+    deform.conv_offset_mask.bias[deform.offset_channels :] = 1000  # whose sigmoid is 1
+    assert torch.equal(deform(x), conv(x))
+    assert conv(x).any()
+
+
+@torch.no_grad()
+def test_it_starts_with_half_of_an_ordinary_convolution():
+    conv = _conv()
+    x = torch.randn(1, 3, 5, 6).double()
+    torch.testing.assert_close(ModulatedDeformConv2d(conv).double()(x), conv(x) / 2)
+
+
+def _bilinear_or_zero(image, y, x):
+    """The value between pixels; outside of the image they are 0."""
+    height, width = image.shape
+    top, left = math.floor(y), math.floor(x)
+    total = 0.0
+    for row in (top, top + 1):
+        for column in (left, left + 1):
+            if 0 <= row < height and 0 <= column < width:
+                share = (1 - abs(y - row)) * (1 - abs(x - column))
+                total += share * image[row, column].item()
+    return total
+
+
+@pytest.mark.parametrize("num_groups, stride", [(1, 1), (1, 2), (2, 1)])
+@torch.no_grad()
+def test_equals_a_plain_loop(num_groups, stride):
+    """For each tap y and x by turns, then all masks: the order of the authors' checkpoints."""
+    conv = _conv(in_channels=4, out_channels=2, stride=stride)
+    deform = ModulatedDeformConv2d(conv, num_groups).double()
+    for parameter in deform.parameters():
+        parameter.copy_(torch.randn(parameter.shape))
+    x = torch.randn(1, 4, 5, 6).double()
+    predicted = F.conv2d(
+        x, deform.conv_offset_mask.weight, deform.conv_offset_mask.bias, stride=stride, padding=1
+    )[0]
+    result = deform(x)[0]
+    assert result.shape == F.conv2d(x, conv.weight, stride=stride, padding=1)[0].shape
+    taps = 9 * num_groups
+    for out, row, column in torch.ones_like(result).nonzero().tolist():
+        expected = deform.bias[out].item()
+        for channel in range(4):
+            group = channel // (4 // num_groups)
+            for tap in range(9):
+                k = 9 * group + tap
+                dy, dx = predicted[2 * k : 2 * k + 2, row, column].tolist()
+                mask = torch.sigmoid(predicted[2 * taps + k, row, column]).item()
+                y, x_ = row * stride - 1 + tap // 3 + dy, column * stride - 1 + tap % 3 + dx
+                weight = deform.weight[out, channel, tap // 3, tap % 3].item()
+                expected += weight * mask * _bilinear_or_zero(x[0, channel], y, x_)
+        assert result[out, row, column].item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_gradients():
+    deform = ModulatedDeformConv2d(_conv(in_channels=2, out_channels=2)).double()
+    with torch.no_grad():
+        for parameter in deform.parameters():
+            # Offsets of a fraction of a pixel, never near a whole one, where there is a kink.
+            parameter.copy_(0.1 * torch.randn(parameter.shape))
+        deform.conv_offset_mask.bias[: deform.offset_channels] = 0.4
+    x = torch.randn(1, 2, 3, 4).double().requires_grad_()
+    names, parameters = zip(*deform.named_parameters())
+    assert len(names) == 4
+
+    def function(x, *values):
+        return torch.func.functional_call(deform, dict(zip(names, values)), x)
+
+    assert torch.autograd.gradcheck(function, (x, *parameters))
+
+
+def test_norm_and_activation_follow():
+    conv = _conv(norm=BatchNorm2d(4), activation=F.relu)
+    deform = ModulatedDeformConv2d(conv).double().eval()
+    deform.norm.running_mean.fill_(0.3)
+    x = torch.randn(1, 3, 5, 6).double()
+    convolved = F.conv2d(x, conv.weight, padding=1) / 2
+    torch.testing.assert_close(deform(x), F.relu(deform.norm(convolved)))
+    assert deform(x).min() == 0
+
+
+def test_under_autocast_it_stays_close():
+    deform = ModulatedDeformConv2d(_conv()).float()
+    with torch.no_grad():
+        deform.conv_offset_mask.bias.normal_(std=0.5)
+    x = torch.randn(1, 3, 8, 9)
+    expected = deform(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = deform(F.conv2d(x, torch.eye(3)[:, :, None, None]))
+    torch.testing.assert_close(got.float(), expected, rtol=0.05, atol=0.05)
+    got.float().sum().backward()
+    assert deform.weight.grad.dtype == torch.float32
+
+
+def _resnet_cfg(depth=50, **keys):
+    cfg = base_cfg()
+    cfg.MODEL.RESNETS.DEPTH = depth
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if depth < 50 else 256
+    cfg.MODEL.RESNETS.DEFORM_MODULATED = True
+    for key, value in keys.items():
+        cfg.MODEL.RESNETS[key] = value
+    return cfg
+
+
+def _deformable_blocks(cfg):
+    resnet = build_backbone(cfg, ShapeSpec(channels=3)).bottom_up
+    return {
+        name: [
+            i
+            for i, block in enumerate(getattr(resnet, name))
+            if isinstance(block.conv2, ModulatedDeformConv2d)
+        ]
+        for name in resnet.stage_names
+    }
+
+
+ALL_BUT_THE_FIRST = [False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    "depth, stages, interval, expected",
+    [
+        (50, ALL_BUT_THE_FIRST, 1, {"res3": [0, 1, 2, 3], "res4": list(range(6)), "res5": [0, 1, 2]}),
+        (101, ALL_BUT_THE_FIRST, 3, {"res3": [0, 3], "res4": list(range(0, 23, 3)), "res5": [0]}),
+        (50, [True, False, False, True], 2, {"res2": [0, 2], "res5": [0, 2]}),
+        (18, ALL_BUT_THE_FIRST, 2, {"res3": [0], "res4": [0], "res5": [0]}),
+        (50, ALL_BUT_THE_FIRST, 100, {"res3": [0], "res4": [0], "res5": [0]}),
+        (50, [False] * 4, 1, {}),
+    ],
+)
+def test_which_blocks_are_deformable(depth, stages, interval, expected):
+    cfg = _resnet_cfg(depth, DEFORM_ON_PER_STAGE=stages, DEFORM_INTERVAL=interval)
+    blocks = _deformable_blocks(cfg)
+    assert blocks == {f"res{i}": expected.get(f"res{i}", []) for i in range(2, 6)}
+
+
+def test_frozen_stages_stay_frozen():
+    cfg = _resnet_cfg(DEFORM_ON_PER_STAGE=ALL_BUT_THE_FIRST)
+    cfg.MODEL.BACKBONE.FREEZE_AT = 3
+    resnet = build_backbone(cfg, ShapeSpec(channels=3)).bottom_up
+    assert not any(p.requires_grad for p in resnet.res3.parameters())
+    assert isinstance(resnet.res3[0].conv2.norm, FrozenBatchNorm2d)
+    assert all(p.requires_grad for p in resnet.res4[0].conv2.parameters())
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ({"DEFORM_INTERVAL": 0}, "MODEL.RESNETS.DEFORM_INTERVAL is 0"),
+        ({"DEFORM_INTERVAL": -2}, "MODEL.RESNETS.DEFORM_INTERVAL is -2"),
+        ({"DEFORM_ON_PER_STAGE": [False, True]}, "DEFORM_ON_PER_STAGE .*'res2', 'res3'"),
+        ({"DEFORM_MODULATED": False}, "set MODEL.RESNETS.DEFORM_MODULATED to True"),
+    ],
+)
+def test_bad_keys_are_named(keys, message):
+    with pytest.raises(ValueError, match=message):
+        build_backbone(_resnet_cfg(**{"DEFORM_ON_PER_STAGE": ALL_BUT_THE_FIRST, **keys}))
+
+
+def test_stage_that_does_not_exist_is_named():
+    cfg = _resnet_cfg(DEFORM_ON_PER_STAGE=ALL_BUT_THE_FIRST, OUT_FEATURES=["res3", "res4"])
+    cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4"]
+    with pytest.raises(ValueError, match=r"DEFORM_ON_PER_STAGE asks for \['res5'\].*res4"):
+        build_backbone(cfg)
+
+
+def test_darknet_has_no_block_to_replace():
+    cfg = _resnet_cfg(DEFORM_ON_PER_STAGE=ALL_BUT_THE_FIRST)
+    cfg.MODEL.BACKBONE.NAME = "build_yolact_darknet53_fpn_backbone"
+    cfg.MODEL.FPN.IN_FEATURES = ["dark3", "dark4", "dark5"]
+    with pytest.raises(ValueError, match="MODEL.RESNETS.DEFORM_ON_PER_STAGE.*DarkNet-53"):
+        build_backbone(cfg)

@@ -1,0 +1,3 @@
+from .mask_scores import MaskScoreCOCOEvaluator
+
+__all__ = ["MaskScoreCOCOEvaluator"]

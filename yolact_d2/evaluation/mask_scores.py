@@ -1,0 +1,52 @@
+import os
+from typing import Dict, List, Optional
+
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
+from detectron2.structures import Instances
+
+
+class MaskScoreCOCOEvaluator(DatasetEvaluators):
+    """COCO's evaluation of YOLACT++, in which boxes are ranked by `scores` and masks by
+    `mask_scores` (arXiv 1912.06218, section 5.1).
+
+    It is two :class:`COCOEvaluator`, one for each score, and gives the results of both: "bbox" and
+    "segm". (One alone ranks both by `scores`.)
+    """
+
+    def __init__(self, dataset_name: str, output_dir: Optional[str] = None, **kwargs):
+        """
+        Args:
+            dataset_name, kwargs: see :class:`COCOEvaluator`.
+            output_dir: each of the two writes its results to a folder there, "bbox" and "segm".
+        """
+        self.boxes, self.masks = (
+            COCOEvaluator(
+                dataset_name,
+                tasks=(task,),
+                output_dir=os.path.join(output_dir, task) if output_dir else None,
+                **kwargs,
+            )
+            for task in ("bbox", "segm")
+        )
+        super().__init__([self.boxes, self.masks])
+
+    def process(self, inputs: List[Dict], outputs: List[Dict]) -> None:
+        """
+        Args:
+            inputs, outputs: of the model; see :meth:`COCOEvaluator.process`.
+        """
+        instances = [output["instances"] for output in outputs]
+        self.boxes.process(inputs, [{"instances": _without_masks(x)} for x in instances])
+        self.masks.process(inputs, [{"instances": _ranked_by_mask_scores(x)} for x in instances])
+
+
+def _without_masks(instances: Instances) -> Instances:
+    kept = Instances(instances.image_size, **instances.get_fields())
+    kept.remove("pred_masks")
+    return kept
+
+
+def _ranked_by_mask_scores(instances: Instances) -> Instances:
+    ranked = Instances(instances.image_size, **instances.get_fields())
+    ranked.scores = ranked.mask_scores
+    return ranked
