@@ -2,5 +2,6 @@
 
 from . import data, modeling  # noqa: F401
 from .config import add_yolact_config, load_config
+from .optimization import optimize_for_inference
 
-__all__ = ["add_yolact_config", "load_config"]
+__all__ = ["add_yolact_config", "load_config", "optimize_for_inference"]

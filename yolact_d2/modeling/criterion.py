@@ -248,8 +248,10 @@ def split_crowds(gt: Instances) -> Tuple[Instances, Instances]:
 
 def relative_boxes(boxes: Boxes, image_size: Tuple[int, int]) -> Boxes:
     """Boxes in pixels of an image of (height, width), in units of its sides (0..1)."""
-    height, width = image_size
-    return Boxes(boxes.tensor / boxes.tensor.new_tensor([width, height] * 2))
+    relative = boxes.tensor.clone()
+    relative[:, 0::2] /= image_size[1]
+    relative[:, 1::2] /= image_size[0]
+    return Boxes(relative)
 
 
 def random_subset(size: int, limit: int, device: torch.device) -> Tensor:

@@ -2,12 +2,14 @@
 
 from typing import Tuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Bounds the memory of `resize_masks`: elements of one float chunk.
+# Bound the memory of a resize: elements of one float chunk. On a CPU it should fit the cache.
 _MAX_RESIZED_ELEMENTS = 2**26
+_MAX_CPU_ELEMENTS = 2**18
 
 
 def assemble_masks(prototypes: Tensor, coefficients: Tensor) -> Tensor:
@@ -44,6 +46,17 @@ def inside_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
     return in_rows[:, :, None] & in_columns[:, None, :]
 
 
+def cell_ranges(boxes: Tensor, height: int, width: int) -> Tensor:
+    """The first column and row of the cells in :func:`inside_boxes`, and the first after them.
+
+    Returns:
+        (N, 4) int64; empty if a first is not before its last.
+    """
+    first = (boxes[:, :2] - 1).ceil().clamp(min=0)
+    last = torch.minimum((boxes[:, 2:] + 1).ceil(), boxes.new_tensor([width, height]))
+    return torch.cat([first, last], dim=1).long()
+
+
 def soft_masks(prototypes: Tensor, coefficients: Tensor, boxes: Tensor) -> Tensor:
     """Masks before they are thresholded, cropped to their boxes.
 
@@ -61,8 +74,10 @@ def soft_masks(prototypes: Tensor, coefficients: Tensor, boxes: Tensor) -> Tenso
 
 def scale_boxes(boxes: Tensor, size: Tuple[int, int]) -> Tensor:
     """From boxes relative to the image to boxes in a grid or picture of (height, width)."""
-    height, width = size
-    return boxes * boxes.new_tensor([width, height] * 2)
+    scaled = boxes.clone()
+    scaled[:, 0::2] *= size[1]
+    scaled[:, 1::2] *= size[0]
+    return scaled
 
 
 def scale_and_clip(boxes: Tensor, size: Tuple[int, int]) -> Tensor:
@@ -79,10 +94,28 @@ def scale_and_clip(boxes: Tensor, size: Tuple[int, int]) -> Tensor:
     Returns:
         (N, 4) XYXY, in pixels.
     """
-    height, width = size
-    upper_left, lower_right = scale_boxes(boxes, size).split(2, dim=1)
-    lower_right = torch.minimum(lower_right, boxes.new_tensor([width, height]))
-    return torch.cat([upper_left.clamp(min=0), lower_right], dim=1)
+    clipped = scale_boxes(boxes, size)
+    clipped[:, :2].clamp_(min=0)
+    clipped[:, 2].clamp_(max=size[1])
+    clipped[:, 3].clamp_(max=size[0])
+    return clipped
+
+
+def paste_masks(masks: Tensor, boxes: Tensor, size: Tuple[int, int]) -> Tensor:
+    """The masks of the detections in a picture, in the way that suits the device.
+
+    Args:
+        masks: (N, h, w) in 0..1, as :func:`soft_masks` gives them.
+        boxes: (N, 4) XYXY, in cells.
+        size: (height, width) of the result, in pixels.
+
+    Returns:
+        (N, height, width) bool.
+    """
+    if masks.device.type == "cpu":
+        return resize_cropped_masks(masks, boxes, size)
+    # On a GPU it takes longer to ask where the boxes are than to resize everything.
+    return resize_masks(masks, size)
 
 
 def resize_masks(masks: Tensor, size: Tuple[int, int]) -> Tensor:
@@ -101,3 +134,46 @@ def resize_masks(masks: Tensor, size: Tuple[int, int]) -> Tensor:
         soft = F.interpolate(part[:, None], size=size, mode="bilinear", align_corners=False)
         torch.gt(soft[:, 0], 0.5, out=out)
     return resized
+
+
+def resize_cropped_masks(masks: Tensor, boxes: Tensor, size: Tuple[int, int]) -> Tensor:
+    """:func:`resize_masks` of masks that are zero outside their boxes, on a CPU.
+
+    Only what the boxes cover is computed, one mask after the other, and only that part of the
+    result is ever written to.
+
+    Args:
+        masks: (N, h, w) in 0..1, as :func:`soft_masks` gives them.
+        boxes: (N, 4) XYXY, in cells.
+        size: (height, width) of the result.
+
+    Returns:
+        (N, height, width) bool.
+    """
+    # Bilinear interpolation, as a matrix for each direction.
+    rows = bilinear_weights(masks.shape[1], size[0])
+    columns = bilinear_weights(masks.shape[2], size[1]).t()
+    # Unlike torch, numpy leaves it to the system to give out zeros where they are first looked at.
+    resized = torch.from_numpy(np.zeros((len(masks), *size), dtype=bool))
+    cells = cell_ranges(boxes, *masks.shape[1:])
+    # A pixel nearer to a cell outside is at most half inside, so not above the threshold.
+    scale = boxes.new_tensor([size[1] / masks.shape[2], size[0] / masks.shape[1]])
+    first = (cells[:, :2] * scale).floor().int().tolist()
+    last = (cells[:, 2:] * scale).ceil().int().tolist()
+    for mask, out, (c1, r1, c2, r2), (x1, y1), (x2, y2) in zip(
+        masks, resized, cells.tolist(), first, last
+    ):
+        if c1 >= c2 or r1 >= r2:
+            continue
+        out = out[y1:y2, x1:x2]
+        tall = rows[y1:y2, r1:r2] @ mask[r1:r2, c1:c2]
+        chunk = max(1, _MAX_CPU_ELEMENTS // out.shape[1])
+        for part, out_part in zip(tall.split(chunk), out.split(chunk)):
+            torch.gt(part @ columns[c1:c2, x1:x2], 0.5, out=out_part)
+    return resized
+
+
+def bilinear_weights(size: int, new_size: int) -> Tensor:
+    """(new_size, size) what each old value adds to each new one in a bilinear resize."""
+    unit = torch.eye(size)[None]
+    return F.interpolate(unit, size=new_size, mode="linear", align_corners=False)[0].t()

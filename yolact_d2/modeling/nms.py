@@ -45,12 +45,19 @@ def pairwise_iou(boxes: Tensor) -> Tensor:
     Returns:
         (..., N, N), 0 for two boxes without area.
     """
-    top_left = torch.maximum(boxes[..., :, None, :2], boxes[..., None, :, :2])
-    bottom_right = torch.minimum(boxes[..., :, None, 2:], boxes[..., None, :, 2:])
-    intersection = (bottom_right - top_left).clamp(min=0).prod(dim=-1)
-    area = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1)
-    union = area[..., :, None] + area[..., None, :] - intersection
-    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+    x1, y1, x2, y2 = boxes.unbind(dim=-1)
+    # In place: these are the large tensors of an image.
+    intersection = _pairwise_overlap(x1, x2).mul_(_pairwise_overlap(y1, y2))
+    area = (x2 - x1) * (y2 - y1)
+    union = (area[..., :, None] + area[..., None, :]).sub_(intersection)
+    return intersection.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
+
+
+def _pairwise_overlap(first: Tensor, last: Tensor) -> Tensor:
+    """Length in common of every two of (..., N) intervals: (..., N, N)."""
+    larger_first = torch.maximum(first[..., :, None], first[..., None, :])
+    smaller_last = torch.minimum(last[..., :, None], last[..., None, :])
+    return smaller_last.sub_(larger_first).clamp_(min=0)
 
 
 def not_suppressed(boxes: Tensor, iou_thresh: float) -> Tensor:
@@ -65,7 +72,7 @@ def not_suppressed(boxes: Tensor, iou_thresh: float) -> Tensor:
     Returns:
         (..., N) bool.
     """
-    iou_with_better = pairwise_iou(boxes).triu(diagonal=1)
+    iou_with_better = pairwise_iou(boxes).triu_(diagonal=1)
     return ~(iou_with_better > iou_thresh).any(dim=-2)
 
 

@@ -23,7 +23,7 @@ from ..checkpoint import check_weights, fit_state_dict, is_class_layer
 from .criterion import YOLACTCriterion
 from .head import DensePredictions, YOLACTHead
 from .mask_iou_head import MaskIoUHead
-from .masks import resize_masks, scale_and_clip, scale_boxes, soft_masks
+from .masks import paste_masks, scale_and_clip, scale_boxes, soft_masks
 from .nms import Detections, get_nms
 from .protonet import build_protonet
 from .registry import lookup
@@ -246,7 +246,10 @@ class YOLACT(DenseDetector):
                 )
             image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
             images.append((image - self.pixel_mean) / self.pixel_std)
-        return torch.stack(images)
+        images = torch.stack(images)
+        if images.device.type == "cpu":  # where convolutions are faster in it
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images
 
     def _ground_truth(self, x: Dict) -> Instances:
         if "instances" not in x:
@@ -302,9 +305,7 @@ class YOLACT(DenseDetector):
             output_size: (height, width) of the result.
         """
         scores = predictions.logits.softmax(dim=-1)[:, :-1]
-        candidates = (
-            (scores.amax(dim=1) > self.test_anchor_score_thresh).nonzero().squeeze(1)
-        )
+        candidates = (scores.amax(dim=1) > self.test_anchor_score_thresh).nonzero().squeeze(1)
         boxes = self.box2box_transform.apply_deltas(
             predictions.deltas[candidates], anchors.tensor[candidates]
         )
@@ -316,19 +317,20 @@ class YOLACT(DenseDetector):
             topk=self.test_topk_candidates,
             max_detections=self.max_detections_per_image,
         )
-        keep = detections.scores >= self.test_score_thresh
-        kept = detections.indices[keep]
+        # Best first, so those with a high enough score are the first.
+        num_kept = int((detections.scores >= self.test_score_thresh).sum())
+        kept, classes, scores = (x[:num_kept] for x in detections)
+
+        boxes = boxes[kept]
+        coefficients = predictions.coefficients[candidates[kept]]
+        cells = scale_boxes(boxes, prototypes.shape[1:])
+        masks = soft_masks(prototypes, coefficients, cells)
 
         result = Instances(output_size)
-        result.pred_boxes = Boxes(scale_and_clip(boxes[kept], output_size))
-        result.scores = detections.scores[keep]
-        result.pred_classes = detections.classes[keep]
-        masks = soft_masks(
-            prototypes,
-            predictions.coefficients[candidates[kept]],
-            scale_boxes(boxes[kept], prototypes.shape[1:]),
-        )
+        result.pred_boxes = Boxes(scale_and_clip(boxes, output_size))
+        result.scores = scores
+        result.pred_classes = classes
         if self.mask_iou_head is not None:
-            result.mask_scores = result.scores * self.mask_iou_head(masks, result.pred_classes)
-        result.pred_masks = resize_masks(masks, output_size)
+            result.mask_scores = scores * self.mask_iou_head(masks, classes)
+        result.pred_masks = paste_masks(masks, cells, output_size)
         return result

@@ -1,0 +1,177 @@
+"""The optimised copy of a model finds what the model finds."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.engine import DefaultPredictor
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from detectron2.modeling import build_model
+from torch import nn
+
+from yolact_d2 import load_config, optimization, optimize_for_inference
+from yolact_d2.modeling.backbone.deform import ModulatedDeformConv2d
+from yolact_d2.optimization import fast_dtype, fold_batch_norms
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def _randomize(module):
+    """Statistics and affine parameters of batch norm that show where they are left out."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.BatchNorm2d, FrozenBatchNorm2d)):
+            layer.running_mean.normal_(std=0.2)
+            layer.running_var.uniform_(0.5, 1.5)
+            layer.weight.data.mul_(torch.empty_like(layer.weight).uniform_(0.5, 1.5))
+            layer.bias.data.normal_(std=0.2)
+        if isinstance(layer, ModulatedDeformConv2d):
+            nn.init.normal_(layer.conv_offset_mask.bias, std=0.3)
+
+
+def _model(name, *opts):
+    cfg = load_config(str(CONFIGS / f"{name}.yaml"), ["MODEL.DEVICE", "cpu", *opts])
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST = 0.0
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    _randomize(model)
+    return model
+
+
+SMALL_DARKNET = (
+    "INPUT.IMAGE_SIZE", 96, "MODEL.FPN.OUT_CHANNELS", 32, "MODEL.YOLACT.NUM_CLASSES", 4
+)  # fmt: skip
+MODELS = {
+    "YOLACT": ("yolact_shapes",),
+    "YOLACT++": ("yolact_plus_shapes",),
+    "frozen norm": ("yolact_shapes", "MODEL.RESNETS.NORM", "FrozenBN"),
+    "group norm in the pyramid": ("yolact_shapes", "MODEL.FPN.NORM", "GN"),
+    "DarkNet": ("yolact_darknet53_FPN_550", *SMALL_DARKNET),
+}
+
+
+@pytest.fixture(scope="module")
+def image():
+    return np.random.RandomState(0).randint(0, 255, (90, 120, 3), dtype=np.uint8)
+
+
+def _find(model, image):
+    with torch.no_grad():
+        return model([{"image": torch.from_numpy(image.transpose(2, 0, 1).copy())}])[0]["instances"]
+
+
+def _raw(model, image):
+    """Predictions and prototypes, flat."""
+    found = []
+    hooks = [
+        model.head.register_forward_hook(lambda m, x, out: found.extend(out)),
+        model.protonet.register_forward_hook(lambda m, x, out: found.append(out)),
+    ]
+    instances = _find(model, image)
+    for hook in hooks:
+        hook.remove()
+    return instances, found
+
+
+@pytest.mark.parametrize("args", MODELS.values(), ids=MODELS.keys())
+def test_in_float32_outputs_are_the_same(args, image):
+    model = _model(*args)
+    expected, expected_raw = _raw(model, image)
+    fast = optimize_for_inference(model, dtype=torch.float32)
+    got, got_raw = _raw(fast, image)
+    for a, b in zip(got_raw, expected_raw):
+        assert (a - b).abs().max() < 1e-4 * b.abs().max()
+    torch.testing.assert_close(got.scores, expected.scores, rtol=1e-3, atol=1e-5)
+    assert set(got.get_fields()) == set(expected.get_fields())
+    assert not any(isinstance(m, (nn.BatchNorm2d, FrozenBatchNorm2d)) for m in fast.modules())
+
+
+@pytest.mark.parametrize("args", MODELS.values(), ids=MODELS.keys())
+def test_in_bfloat16_outputs_are_close(args, image):
+    model = _model(*args)
+    _, expected = _raw(model, image)
+    instances, got = _raw(optimize_for_inference(model, dtype=torch.bfloat16), image)
+    for a, b in zip(got, expected):
+        assert a.dtype == torch.bfloat16
+        assert (a.float() - b).abs().mean() < 0.05 * b.abs().mean()
+    for field in ("scores", "mask_scores"):
+        if instances.has(field):
+            assert instances.get(field).dtype == torch.float32
+    assert instances.pred_boxes.tensor.dtype == torch.float32
+
+
+def test_the_model_itself_stays_as_it_is(image):
+    model = _model("yolact_plus_shapes").train()
+    before = copy.deepcopy(model.state_dict())
+    fast = optimize_for_inference(model)
+    _find(fast, image)
+    assert model.training and not fast.training
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(p.requires_grad for p in fast.parameters())
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+def test_it_takes_the_place_of_the_model_of_a_predictor(shapes_cfg, image):
+    shapes_cfg.MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST = 0.0
+    predictor = DefaultPredictor(shapes_cfg)
+    expected = predictor(image)["instances"]
+    predictor.model = optimize_for_inference(predictor.model, dtype=torch.float32)
+    got = predictor(image)["instances"]
+    assert got.image_size == expected.image_size and len(got) == len(expected)
+    torch.testing.assert_close(got.scores, expected.scores, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, FrozenBatchNorm2d])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("deformable", [True, False])
+@torch.no_grad()
+def test_folded_norm_is_the_norm(norm, bias, deformable):
+    torch.manual_seed(0)
+    layer = Conv2d(3, 4, kernel_size=3, padding=1, bias=bias, norm=norm(4))
+    layer = nn.Sequential(ModulatedDeformConv2d(layer) if deformable else layer).eval()
+    _randomize(layer)
+    x = torch.randn(2, 3, 6, 7)
+    expected = layer(x)
+    fold_batch_norms(layer)
+    assert layer[0].norm is None
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_weights_are_stored_channels_last():
+    model = optimize_for_inference(_model("yolact_shapes"))
+    for conv in (model.head.conv, model.protonet.upsampled_conv):
+        assert conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_another_model_is_an_error():
+    with pytest.raises(TypeError, match="YOLACT of yolact_d2, got Linear"):
+        optimize_for_inference(nn.Linear(2, 2))
+
+
+def test_compiled_parts_are_compiled(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    optimize_for_inference(_model("yolact_shapes"), compile=True)
+    assert compiled == ["YOLACTFPN", "YOLACTHead", "Protonet"]
+
+
+@pytest.mark.parametrize(
+    "device, capabilities, expected",
+    [
+        ("cuda", {}, torch.float16),
+        ("cpu", {"avx512_bf16": True}, torch.bfloat16),
+        ("cpu", {"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+        ("cpu", {"avx512_bf16": False}, torch.float32),
+        ("cpu", {}, torch.float32),
+        ("mps", {"avx512_bf16": True}, torch.float32),
+    ],
+)
+def test_fast_dtype(monkeypatch, device, capabilities, expected):
+    monkeypatch.setattr(
+        optimization.torch.cpu, "get_capabilities", lambda: capabilities, raising=False
+    )
+    assert fast_dtype(torch.device(device)) == expected
