@@ -147,10 +147,11 @@ def test_any_wrong_tensor_is_a_mismatch(change):
 
 
 def test_classifier_like_names_of_the_model_are_kept():
-    model = {"backbone.bottom_up.mlp.fc1.weight": torch.zeros(2), "head.conv.weight": torch.zeros(1)}
-    checkpoint = {"backbone.bottom_up.mlp.fc1.weight": torch.ones(2), "fc.weight": torch.ones(9)}
+    like_a_classifier = "backbone.bottom_up.mlp.fc1.weight"
+    model = {like_a_classifier: torch.zeros(2), "head.conv.weight": torch.zeros(1)}
+    checkpoint = {like_a_classifier: torch.ones(2), "fc.weight": torch.ones(9)}
     fitted = fit_state_dict(checkpoint, model, new_classes=False)
-    assert list(fitted) == ["backbone.bottom_up.mlp.fc1.weight"]
+    assert list(fitted) == [like_a_classifier]
 
 
 def test_backbone_without_statistics_loads(tmp_path):
@@ -181,6 +182,8 @@ def test_yolact_and_yolact_plus_are_told_apart(tmp_path):
 def test_interval_that_differs_is_refused(tmp_path):
     path = saved(tmp_path, official("yolact_plus_base"))
     message = refused("yolact_plus_R_101_FPN_550", path, "MODEL.RESNETS.DEFORM_INTERVAL", 1)
+    assert "this is yolact_plus_base (" in message
+    assert "the config's model is YOLACT++ with ResNet-101" in message
     assert "11 deformable blocks" in message and "30 deformable blocks" in message
     assert "missing: backbone.bottom_up.res3.1.conv2.bias" in message
 
@@ -201,6 +204,15 @@ def test_deformable_backbone_must_be_whole(tmp_path):
     del plain["layers.2.1.conv2.conv_offset_mask.bias"]
     message = refused("yolact_plus_R_50_FPN_550", saved(tmp_path, plain))
     assert "missing: backbone.bottom_up.res4.1.conv2.conv_offset_mask.bias" in message
+
+
+@pytest.mark.parametrize("missing", ["conv2.weight", "bn2.bias", "conv3.weight"])
+def test_ordinary_backbone_must_be_whole(tmp_path, missing):
+    theirs = official("yolact_resnet50")
+    plain = {k[len("backbone.") :]: v for k, v in theirs.items() if k.startswith("backbone.")}
+    del plain[f"layers.2.1.{missing}"]
+    message = refused("yolact_plus_R_50_FPN_550", saved(tmp_path, plain))
+    assert "missing: backbone.bottom_up.res4.1.conv" in message
 
 
 def test_fine_tuning_yolact_plus_leaves_the_predicted_ious_fresh_too(tmp_path, caplog):

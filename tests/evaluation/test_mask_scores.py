@@ -1,6 +1,7 @@
 """Box AP ranked by scores and mask AP ranked by mask scores, on cases worked out by hand."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ class Model(torch.nn.Module):
 
 
 def evaluate(evaluator, instances):
-    loader = [[{"image_id": 7, "image": torch.zeros(3, 60, 80)}]] * 1
+    loader = [[{"image_id": 7, "image": torch.zeros(3, 60, 80)}]]
     results = inference_on_dataset(Model(instances), loader, evaluator)
     return results["bbox"]["AP"], results["segm"]["AP"]
 
@@ -110,4 +111,12 @@ def test_result_files_hold_the_scores_that_they_are_ranked_by(tmp_path):
 
 def test_nothing_found_is_no_error(tmp_path):
     got = evaluate(MaskScoreCOCOEvaluator(NAME, str(tmp_path)), detections((True, 0.5, 0.5))[:0])
-    assert str(got) == "(nan, nan)"
+    assert all(math.isnan(ap) for ap in got)
+
+
+@pytest.mark.parametrize("field", ["mask_scores", "pred_masks"])
+def test_model_without_mask_scores_is_an_error(tmp_path, field):
+    instances = detections((True, 0.5, 0.5))
+    instances.remove(field)
+    with pytest.raises(ValueError, match="MODEL.YOLACT.MASK_IOU.ENABLED.*COCOEvaluator"):
+        evaluate(MaskScoreCOCOEvaluator(NAME, str(tmp_path)), instances)

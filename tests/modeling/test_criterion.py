@@ -382,7 +382,8 @@ def _plain_mask_iou_loss(head, anchors, predictions, prototypes, gt_instances, m
                 continue
             num_large += 1
             x1, y1, x2, y2 = boxes[~crowd][g] * [width, height, width, height]
-            soft = torch.einsum("k,khw->hw", predictions.coefficients[i, a], prototypes[i]).sigmoid()
+            coefficients = predictions.coefficients[i, a]
+            soft = (coefficients[:, None, None] * prototypes[i]).sum(dim=0).sigmoid()
             for row in range(height):
                 for column in range(width):
                     if not (x1 - 1 <= column < x2 + 1 and y1 - 1 <= row < y2 + 1):
@@ -413,6 +414,18 @@ def test_mask_iou_loss_equals_the_plain_composition(images, min_area):
     assert losses["loss_mask_iou"].item() == pytest.approx(expected, rel=TOLERANCE)
     others = _criterion(min_mask_iou_area=min_area)(*batch)
     assert others == {name: losses[name] for name in WEIGHTS}
+
+
+def test_mask_iou_loss_of_a_subset_is_not_scaled_up():
+    """Subsets of all positives, one by one: their losses add up to the loss of all."""
+    batch, shares = _mask_batch()
+    head = _mask_iou_head()
+    every = _criterion(min_mask_iou_area=0)(*batch, head)["loss_mask_iou"].item()
+    single = _criterion(min_mask_iou_area=0, max_mask_positives=1)
+    torch.manual_seed(0)
+    seen = {round(single(*batch, head)["loss_mask_iou"].item(), 6) for _ in range(30 * len(shares))}
+    assert len(seen) == len(shares)
+    assert sum(seen) == pytest.approx(every, rel=1e-4)
 
 
 def test_mask_iou_loss_teaches_the_head_the_coefficients_and_the_prototypes():

@@ -1,4 +1,4 @@
-"""Deformable convolution against an ordinary one and a plain loop; which blocks become deformable."""
+"""Deformable convolution against an ordinary one and a plain loop; which blocks become so."""
 
 import math
 
@@ -116,6 +116,15 @@ def test_norm_and_activation_follow():
     assert deform(x).min() == 0
 
 
+def test_not_a_number_stays_one():
+    """On a CPU torchvision would read anywhere, best seen on a map of even width."""
+    deform = ModulatedDeformConv2d(_conv()).float()
+    x = torch.randn(1, 3, 18, 18)
+    x[0, 0, 4, 4] = torch.nan
+    y = deform(x)
+    assert y[0, :, 3:6, 3:6].isnan().all() and y[0, :, 10:].isfinite().all()
+
+
 def test_under_autocast_it_stays_close():
     deform = ModulatedDeformConv2d(_conv()).float()
     with torch.no_grad():
@@ -124,6 +133,7 @@ def test_under_autocast_it_stays_close():
     expected = deform(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = deform(F.conv2d(x, torch.eye(3)[:, :, None, None]))
+    assert got.dtype == torch.bfloat16
     torch.testing.assert_close(got.float(), expected, rtol=0.05, atol=0.05)
     got.float().sum().backward()
     assert deform.weight.grad.dtype == torch.float32
@@ -157,7 +167,7 @@ ALL_BUT_THE_FIRST = [False, True, True, True]
 @pytest.mark.parametrize(
     "depth, stages, interval, expected",
     [
-        (50, ALL_BUT_THE_FIRST, 1, {"res3": [0, 1, 2, 3], "res4": list(range(6)), "res5": [0, 1, 2]}),
+        (50, ALL_BUT_THE_FIRST, 1, {f"res{i}": list(range(n)) for i, n in ((3, 4), (4, 6), (5, 3))}),
         (101, ALL_BUT_THE_FIRST, 3, {"res3": [0, 3], "res4": list(range(0, 23, 3)), "res5": [0]}),
         (50, [True, False, False, True], 2, {"res2": [0, 2], "res5": [0, 2]}),
         (18, ALL_BUT_THE_FIRST, 2, {"res3": [0], "res4": [0], "res5": [0]}),
@@ -169,6 +179,12 @@ def test_which_blocks_are_deformable(depth, stages, interval, expected):
     cfg = _resnet_cfg(depth, DEFORM_ON_PER_STAGE=stages, DEFORM_INTERVAL=interval)
     blocks = _deformable_blocks(cfg)
     assert blocks == {f"res{i}": expected.get(f"res{i}", []) for i in range(2, 6)}
+
+
+def test_configured_groups():
+    cfg = _resnet_cfg(DEFORM_ON_PER_STAGE=ALL_BUT_THE_FIRST, DEFORM_NUM_GROUPS=2)
+    conv = build_backbone(cfg, ShapeSpec(channels=3)).bottom_up.res3[0].conv2
+    assert conv.conv_offset_mask.out_channels == 54 and conv.offset_channels == 36
 
 
 def test_frozen_stages_stay_frozen():
@@ -186,6 +202,8 @@ def test_frozen_stages_stay_frozen():
         ({"DEFORM_INTERVAL": 0}, "MODEL.RESNETS.DEFORM_INTERVAL is 0"),
         ({"DEFORM_INTERVAL": -2}, "MODEL.RESNETS.DEFORM_INTERVAL is -2"),
         ({"DEFORM_ON_PER_STAGE": [False, True]}, "DEFORM_ON_PER_STAGE .*'res2', 'res3'"),
+        ({"DEFORM_NUM_GROUPS": 0}, "MODEL.RESNETS.DEFORM_NUM_GROUPS is 0"),
+        ({"DEFORM_NUM_GROUPS": 3}, "MODEL.RESNETS.DEFORM_NUM_GROUPS is 3; it must divide 128"),
         ({"DEFORM_MODULATED": False}, "set MODEL.RESNETS.DEFORM_MODULATED to True"),
     ],
 )

@@ -251,7 +251,8 @@ def test_mask_loss_learns_only_inside_the_box_and_its_margin():
 def test_mask_loss_gradient():
     prototypes, coefficients, gt_masks, boxes = _mask_inputs(MASK_BOXES["inside"])
     inputs = prototypes.double().requires_grad_(), coefficients.double().requires_grad_()
-    torch.autograd.gradcheck(lambda p, c: _loss_of_assembled(p, c, gt_masks, boxes.double()), inputs)
+    boxes = boxes.double()
+    torch.autograd.gradcheck(lambda p, c: _loss_of_assembled(p, c, gt_masks, boxes), inputs)
 
 
 @pytest.mark.parametrize("magnitude", [50.0, 1e4, 1e8])

@@ -47,7 +47,7 @@ def test_configured_as_in_the_paper():
         ((3, 3), (2, 2), (0, 0))
     }
     assert head.predictor.weight.shape == (80, 128, 1, 1)
-    assert [head.convs(torch.zeros(1, 1, 138, 138)).shape[-1]] == [3]
+    assert head.convs(torch.zeros(1, 1, 138, 138)).shape[-1] == 3
 
 
 def test_initialised_xavier_uniform_with_zero_biases():
@@ -73,7 +73,14 @@ def test_too_small_an_image_is_refused_when_the_model_is_built(shapes_cfg):
         build_model(shapes_cfg)  # five convolutions on 40 x 40 prototypes
 
 
-def test_rescoring_without_masks_is_refused(shapes_cfg):
-    shapes_cfg.merge_from_list(["MODEL.YOLACT.MASK_IOU.ENABLED", True, "MODEL.MASK_ON", False])
-    with pytest.raises(ValueError, match="MODEL.MASK_ON is False.*MODEL.YOLACT.MASK_IOU"):
-        build_model(shapes_cfg)
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("MODEL.MASK_ON", False, "MODEL.MASK_ON is False.*MODEL.YOLACT.MASK_IOU"),
+        ("MODEL.YOLACT.PROTONET.NUM_PROTOTYPES", 0, "PROTONET.NUM_PROTOTYPES is 0"),
+    ],
+)
+def test_rescoring_without_masks_is_refused(plus_shapes_cfg, key, value, message):
+    plus_shapes_cfg.merge_from_list([key, value])
+    with pytest.raises(ValueError, match=message):
+        build_model(plus_shapes_cfg)

@@ -107,7 +107,8 @@ def _match_by_brute_force(anchors, gt_boxes, crowd_boxes):
             if a >= 0:
                 matches[a], labels[a] = g, FOREGROUND
     for a, anchor in enumerate(anchors):
-        in_crowd = max([box_intersection(c, anchor) / box_area(anchor) for c in crowd_boxes], default=0)
+        shares = [box_intersection(c, anchor) / box_area(anchor) for c in crowd_boxes]
+        in_crowd = max(shares, default=0)
         if in_crowd > 0.7 and labels[a] != FOREGROUND:
             labels[a] = IGNORE
     return matches, labels

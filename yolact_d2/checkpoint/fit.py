@@ -20,13 +20,14 @@ from .names import (
 _BOTTOM_UP = "backbone.bottom_up."
 _CLASSIFIER = re.compile(r"(^|\.)(fc|linear)")
 _RESNETS = {(2, 2, 2, 2): "ResNet-18", (3, 4, 6, 3): "ResNet-50", (3, 4, 23, 3): "ResNet-101"}
+# By backbone, classes, anchors of a cell, deformable blocks and whether masks are re-scored.
 _OFFICIAL_NAMES = {
-    ("YOLACT", "ResNet-50", 80): "yolact_resnet50",
-    ("YOLACT", "ResNet-50", 20): "yolact_resnet50_pascal",
-    ("YOLACT", "ResNet-101", 80): "yolact_base, yolact_im400 or yolact_im700",
-    ("YOLACT", "DarkNet-53", 80): "yolact_darknet53",
-    ("YOLACT++", "ResNet-50", 80): "yolact_plus_resnet50",
-    ("YOLACT++", "ResNet-101", 80): "yolact_plus_base",
+    ("ResNet-50", 80, 3, 0, False): "yolact_resnet50",
+    ("ResNet-50", 20, 3, 0, False): "yolact_resnet50_pascal",
+    ("ResNet-101", 80, 3, 0, False): "yolact_base, yolact_im400 or yolact_im700",
+    ("DarkNet-53", 80, 3, 0, False): "yolact_darknet53",
+    ("ResNet-50", 80, 9, 13, True): "yolact_plus_resnet50",
+    ("ResNet-101", 80, 9, 11, True): "yolact_plus_base",
 }
 
 
@@ -39,7 +40,7 @@ def is_class_layer(key: str) -> bool:
     return key.startswith(("head.cls_score.", "sem_seg_conv.", "mask_iou_head.predictor."))
 
 
-def is_deformable_part(key: str, model: StateDict) -> bool:
+def _is_deformable_part(key: str, model: StateDict) -> bool:
     """Whether a tensor of `model` is what a deformable convolution has beyond an ordinary one."""
     module, _, leaf = key.rpartition(".")
     if module.endswith(".conv_offset_mask"):
@@ -80,7 +81,7 @@ def fit_state_dict(state_dict: StateDict, model: StateDict, new_classes: bool) -
             wanted = {k: v for k, v in wanted.items() if ".running_" not in k}
         if not any(".conv_offset_mask." in key for key in ours):
             # Trained with ordinary convolutions, which is where deformable ones start.
-            wanted = {k: v for k, v in wanted.items() if not is_deformable_part(k, model)}
+            wanted = {k: v for k, v in wanted.items() if not _is_deformable_part(k, model)}
 
     reshaped = [k for k in wanted if k in ours and ours[k].shape != wanted[k].shape]
     missing = [key for key in wanted if key not in ours]
@@ -142,7 +143,7 @@ def describe(state_dict: StateDict) -> str:
         text += f", {num_deformable} deformable blocks"
     if rescoring:
         text += ", mask re-scoring"
-    known = _OFFICIAL_NAMES.get((model, backbone, num_classes))
+    known = _OFFICIAL_NAMES.get((backbone, num_classes, num_anchors, num_deformable, rescoring))
     return f"{known} ({text})" if known else text
 
 

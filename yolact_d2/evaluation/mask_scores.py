@@ -34,13 +34,22 @@ class MaskScoreCOCOEvaluator(DatasetEvaluators):
         """
         Args:
             inputs, outputs: of the model; see :meth:`COCOEvaluator.process`.
+
+        Raises:
+            ValueError: if its instances have no `mask_scores`.
         """
         instances = [output["instances"] for output in outputs]
+        if not all(x.has("mask_scores") and x.has("pred_masks") for x in instances):
+            raise ValueError(
+                "the model gives no mask_scores (MODEL.YOLACT.MASK_IOU.ENABLED): evaluate it with "
+                "COCOEvaluator"
+            )
         self.boxes.process(inputs, [{"instances": _without_masks(x)} for x in instances])
         self.masks.process(inputs, [{"instances": _ranked_by_mask_scores(x)} for x in instances])
 
 
 def _without_masks(instances: Instances) -> Instances:
+    # Encoding them takes the time of an evaluation.
     kept = Instances(instances.image_size, **instances.get_fields())
     kept.remove("pred_masks")
     return kept

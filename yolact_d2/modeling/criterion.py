@@ -125,8 +125,9 @@ class YOLACTCriterion(nn.Module):
             mask_iou_head: what is trained to tell the quality of masks, if anything is.
 
         Returns:
-            the losses, weighted, "loss_mask_iou" among them if there is a head for it. They are divided by the number of positives of this device's
-            batch, except "loss_sem_seg", which is a mean over images.
+            the losses, weighted, "loss_mask_iou" among them if there is a head for it. They are
+            divided by the number of positives of this device's batch, except "loss_sem_seg", which
+            is a mean over images.
         """
         objects, crowds = zip(*(split_crowds(gt) for gt in gt_instances))
         gt_boxes = [relative_boxes(gt.gt_boxes, gt.image_size) for gt in objects]
@@ -224,6 +225,7 @@ class YOLACTCriterion(nn.Module):
         return samples
 
     def _mask_iou_loss(self, samples: List[MaskSamples], mask_iou_head: MaskIoUHead) -> Tensor:
+        # Here, as in the authors' code, a subset does not stand for all.
         large = [s.gt_masks.sum(dim=(1, 2)) > self.min_mask_iou_area for s in samples]
         masks = torch.cat([s.masks[keep] for s, keep in zip(samples, large)])
         gt_masks = torch.cat([s.gt_masks[keep] for s, keep in zip(samples, large)])

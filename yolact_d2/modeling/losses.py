@@ -79,7 +79,7 @@ def mask_loss(masks: Tensor, gt_masks: Tensor, gt_boxes: Tensor) -> Tensor:
         gt_boxes: (P, 4) XYXY, in cells of the grid.
     """
     # Not from logits: where the crop or the rounding of the sigmoid makes the prediction 0 or 1, a
-    # wrong cell costs 100, which is where the logarithm is clamped, as it does in the authors' code.
+    # wrong cell costs 100, where the logarithm is clamped, as it does in the authors' code.
     cell_losses = F.binary_cross_entropy(masks, gt_masks.to(masks.dtype), reduction="none")
     return (cell_losses.sum(dim=(1, 2)) / Boxes(gt_boxes).area()).sum()
 

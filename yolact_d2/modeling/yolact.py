@@ -52,7 +52,6 @@ class YOLACT(DenseDetector):
         head: YOLACTHead,
         head_in_features: Sequence[str],
         protonet: nn.Module,
-        mask_iou_head: Optional[MaskIoUHead] = None,
         anchor_generator: nn.Module,
         box2box_transform: Box2BoxTransform,
         criterion: nn.Module,
@@ -61,6 +60,7 @@ class YOLACT(DenseDetector):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         nms: Callable[..., Detections],
+        mask_iou_head: Optional[MaskIoUHead] = None,
         test_anchor_score_thresh: float = 0.05,
         test_nms_thresh: float = 0.5,
         test_topk_candidates: int = 200,
@@ -75,8 +75,6 @@ class YOLACT(DenseDetector):
             head: predicts classes, boxes and coefficients of all anchors.
             head_in_features: names of the levels, finest first.
             protonet: predicts the prototypes from the finest of them.
-            mask_iou_head: predicts how good the masks are. Without it they have no scores of their
-                own.
             anchor_generator: gives the anchors of each level.
             box2box_transform: how boxes are coded relative to anchors.
             criterion: gives the losses, see :class:`YOLACTCriterion`.
@@ -84,6 +82,8 @@ class YOLACT(DenseDetector):
             image_size: S, the side of the square, in pixels, that images are resized to.
             pixel_mean, pixel_std: of each channel of the input, in 0..255 units.
             nms: a function of NMS_REGISTRY.
+            mask_iou_head: predicts how good the masks are. Without it they have no scores of their
+                own.
             test_anchor_score_thresh: anchors whose best score is not above it never reach NMS.
             test_nms_thresh, test_topk_candidates, max_detections_per_image: for `nms`.
             test_score_thresh: detections with a lower score are left out of the result.
@@ -125,8 +125,13 @@ class YOLACT(DenseDetector):
         )
         if not cfg.MODEL.MASK_ON:
             raise ValueError(
-                "MODEL.MASK_ON is False, but YOLACT is never without its mask branch, and "
-                "MODEL.YOLACT.MASK_IOU looks at its masks: set it to True"
+                "MODEL.MASK_ON is False, but YOLACT (and MODEL.YOLACT.MASK_IOU, its re-scoring) is "
+                "nothing without its mask branch: set it to True"
+            )
+        if cfg.MODEL.YOLACT.PROTONET.NUM_PROTOTYPES < 1:
+            raise ValueError(
+                "MODEL.YOLACT.PROTONET.NUM_PROTOTYPES is "
+                f"{cfg.MODEL.YOLACT.PROTONET.NUM_PROTOTYPES}; masks need 1 or more"
             )
         backbone = build_backbone(cfg)
         in_features = cfg.MODEL.YOLACT.IN_FEATURES
@@ -147,7 +152,6 @@ class YOLACT(DenseDetector):
             "head": YOLACTHead(cfg, feature_shapes),
             "head_in_features": in_features,
             "protonet": build_protonet(cfg, feature_shapes[0]),
-            "mask_iou_head": mask_iou_head,
             "anchor_generator": build_anchor_generator(cfg, feature_shapes),
             "box2box_transform": Box2BoxTransform(weights=cfg.MODEL.YOLACT.BBOX_REG_WEIGHTS),
             "criterion": YOLACTCriterion(cfg),
@@ -156,6 +160,7 @@ class YOLACT(DenseDetector):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "nms": get_nms(cfg.MODEL.YOLACT.NMS),
+            "mask_iou_head": mask_iou_head,
             "test_anchor_score_thresh": cfg.MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST,
             "test_nms_thresh": cfg.MODEL.YOLACT.NMS_THRESH_TEST,
             "test_topk_candidates": cfg.MODEL.YOLACT.TOPK_CANDIDATES_TEST,

@@ -15,14 +15,22 @@ class ModulatedDeformConv2d(nn.Module):
     how much it counts (a mask in 0..1). It starts from zero: no offsets, masks of 0.5.
     """
 
-    def __init__(self, conv: Conv2d, num_groups: int = 1):
+    def __init__(self, conv: Conv2d, deform_groups: int = 1):
         """
         Args:
             conv: the convolution to replace. Its weights, stride, norm and so on are taken over; a
                 bias is added if it has none.
-            num_groups: the input's channels are moved in so many groups.
+            deform_groups: the input's channels are moved in so many groups.
+
+        Raises:
+            ValueError: if they cannot be divided so.
         """
         super().__init__()
+        if deform_groups < 1 or conv.in_channels % deform_groups:
+            raise ValueError(
+                f"MODEL.RESNETS.DEFORM_NUM_GROUPS is {deform_groups}; it must divide "
+                f"{conv.in_channels}, the channels of a deformable convolution"
+            )
         self.stride = conv.stride
         self.padding = conv.padding
         self.dilation = conv.dilation
@@ -32,7 +40,7 @@ class ModulatedDeformConv2d(nn.Module):
         self.activation = conv.activation
 
         # For each tap y and x, then for each tap its mask.
-        num_taps = num_groups * conv.kernel_size[0] * conv.kernel_size[1]
+        num_taps = deform_groups * conv.kernel_size[0] * conv.kernel_size[1]
         self.offset_channels = 2 * num_taps
         self.conv_offset_mask = Conv2d(
             conv.in_channels,
@@ -68,7 +76,8 @@ class ModulatedDeformConv2d(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             return deform_conv2d(
                 x.to(dtype),
-                offset,
+                # torchvision reads outside of the input where a NaN sends it. The mask stays NaN.
+                offset.nan_to_num(),
                 self.weight.to(dtype),
                 self.bias.to(dtype),
                 self.stride,
@@ -79,7 +88,7 @@ class ModulatedDeformConv2d(nn.Module):
 
 
 def use_deformable_convs(
-    resnet: ResNet, on_per_stage: Sequence[bool], interval: int, num_groups: int = 1
+    resnet: ResNet, on_per_stage: Sequence[bool], interval: int, deform_groups: int = 1
 ) -> None:
     """Make the 3x3 convolutions `conv2` of residual blocks deformable, in place.
 
@@ -87,15 +96,15 @@ def use_deformable_convs(
         resnet: its stages are "res2" to "res5", or the first of them.
         on_per_stage: which of "res2" to "res5" to change.
         interval: change the blocks 0, `interval`, 2 * `interval`, ... of each of them.
-        num_groups: see :class:`ModulatedDeformConv2d`.
+        deform_groups: see :class:`ModulatedDeformConv2d`.
 
     Raises:
         ValueError: naming the config key, if there is nothing to change where something should be.
     """
     if interval < 1:
         raise ValueError(
-            f"MODEL.RESNETS.DEFORM_INTERVAL is {interval}; it must be 1 (every block of a stage) or "
-            "more"
+            f"MODEL.RESNETS.DEFORM_INTERVAL is {interval}; it must be 1 (every block of a stage) "
+            "or more"
         )
     names = [f"res{i}" for i in range(2, 6)]
     if len(on_per_stage) != len(names):
@@ -113,4 +122,4 @@ def use_deformable_convs(
         )
     for name in chosen:
         for block in getattr(resnet, name)[::interval]:
-            block.conv2 = ModulatedDeformConv2d(block.conv2, num_groups)
+            block.conv2 = ModulatedDeformConv2d(block.conv2, deform_groups)

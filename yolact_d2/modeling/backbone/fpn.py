@@ -139,7 +139,6 @@ def _build_resnet(cfg, input_shape: ShapeSpec) -> ResNet:
     plain = cfg.clone()
     plain.defrost()
     plain.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [False] * 4
-    plain.MODEL.BACKBONE.FREEZE_AT = 0
     resnet = build_resnet_backbone(plain, input_shape)
 
     blocks = [block for stage in resnet.stages for block in stage]
