@@ -1,8 +1,9 @@
 """From prototypes and coefficients to the masks of a picture: pure functions of tensors."""
 
+import math
+import mmap
 from typing import Tuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -153,8 +154,7 @@ def resize_cropped_masks(masks: Tensor, boxes: Tensor, size: Tuple[int, int]) ->
     # Bilinear interpolation, as a matrix for each direction.
     rows = bilinear_weights(masks.shape[1], size[0])
     columns = bilinear_weights(masks.shape[2], size[1]).t()
-    # Unlike torch, numpy leaves it to the system to give out zeros where they are first looked at.
-    resized = torch.from_numpy(np.zeros((len(masks), *size), dtype=bool))
+    resized = lazy_zeros((len(masks), *size))
     cells = cell_ranges(boxes, *masks.shape[1:])
     # A pixel nearer to a cell outside is at most half inside, so not above the threshold.
     scale = boxes.new_tensor([size[1] / masks.shape[2], size[0] / masks.shape[1]])
@@ -171,6 +171,18 @@ def resize_cropped_masks(masks: Tensor, boxes: Tensor, size: Tuple[int, int]) ->
         for part, out_part in zip(tall.split(chunk), out.split(chunk)):
             torch.gt(part @ columns[c1:c2, x1:x2], 0.5, out=out_part)
     return resized
+
+
+def lazy_zeros(shape: Tuple[int, ...]) -> Tensor:
+    """A bool tensor on the CPU of zeros that take up memory only where they are written to.
+
+    `torch.zeros` fills them in; `numpy.zeros` asks for large pages, which may take long to find.
+    """
+    num = math.prod(shape)
+    if num == 0:
+        return torch.zeros(shape, dtype=torch.bool)
+    memory = mmap.mmap(-1, num, access=mmap.ACCESS_COPY)
+    return torch.frombuffer(memory, dtype=torch.bool).view(shape)
 
 
 def bilinear_weights(size: int, new_size: int) -> Tensor:
