@@ -6,6 +6,9 @@ from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.visualizer import Visualizer
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from yolact_d2.modeling.masks import resize_masks
 
 LOSSES = {"loss_cls", "loss_box_reg", "loss_mask", "loss_sem_seg"}
 
@@ -222,6 +225,36 @@ class TestInference:
         model.sem_seg_conv.register_forward_hook(fail)
         model.criterion.register_forward_hook(fail)
         model.eval()([{"image": torch.zeros(3, 40, 60)}])
+
+    def test_a_gpu_is_waited_for_three_times_an_image(self, model, monkeypatch):
+        """For the candidates, for what NMS leaves, and for what is above the score threshold."""
+        model.eval()
+        # As on a GPU.
+        monkeypatch.setattr("yolact_d2.modeling.yolact.paste_masks", lambda m, _, s: resize_masks(m, s))
+        model.test_anchor_score_thresh = 0.0
+        with torch.no_grad(), Waits() as waits:
+            instances = model([{"image": torch.rand(3, 40, 60)}])[0]["instances"]
+        assert len(instances) > 0
+        assert len(waits.ops) == 3, waits.ops
+
+
+class Waits(TorchDispatchMode):
+    """Records the operations that need values of a tensor, for which a GPU must be waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.ops = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        by_mask = name in ("index", "index_put_") and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        # A few numbers on their way to the device.
+        copied = name in ("lift_fresh", "_to_copy") and args[0].numel() <= 16
+        if name in ("nonzero", "masked_select", "_local_scalar_dense") or by_mask or copied:
+            self.ops.append(name)
+        return func(*args, **(kwargs or {}))
 
 
 class TestPlus:

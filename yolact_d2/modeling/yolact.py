@@ -205,6 +205,10 @@ class YOLACT(DenseDetector):
             `pred_masks` (bool, N x height x width) and, of YOLACT++, `mask_scores`: the score times
             the predicted IoU of the mask. They are in the order of `scores`, best first.
         """
+        if len(batched_inputs) > 1 and self.device.type == "cpu" and not self.training:
+            # The tensors of more images than one leave the cache, which costs more than it saves.
+            return [result for x in batched_inputs for result in self.forward([x])]
+
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images)
         features = [features[name] for name in self.head_in_features]
