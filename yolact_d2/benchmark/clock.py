@@ -1,0 +1,102 @@
+"""Time lines: which stage each moment belongs to."""
+
+import time
+from contextlib import ExitStack, contextmanager
+from typing import Callable, Dict, Iterator, List
+
+import torch
+
+from .anatomy import Anatomy
+
+STAGES = ("preprocess", "backbone", "heads", "nms", "masks")
+
+Now = Callable[[], float]
+
+
+def device_clock(device: torch.device) -> Now:
+    """Seconds, once the device has done all that it was given."""
+    if device.type != "cuda":
+        return time.perf_counter
+
+    def now() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return now
+
+
+class StageClock:
+    """Divides the time from `start` to `stop` among stages.
+
+    Stages nest, as NMS does inside the heads of an R-CNN: a moment counts for the innermost stage
+    only, so the stages add up to the whole.
+    """
+
+    def __init__(self, now: Now):
+        self._now = now
+        self._open: List[str] = []
+        self._since = 0.0
+        self.seconds: Dict[str, float] = {}
+
+    def start(self, stage: str) -> None:
+        self._open = [stage]
+        self._since = self._now()
+
+    def stop(self) -> Dict[str, float]:
+        """Seconds of each stage that there was."""
+        self._cut()
+        self._open = []
+        return self.seconds
+
+    def turn_to(self, stage: str) -> None:
+        """The outermost stage is over; another one begins."""
+        self._cut()
+        self._open[0] = stage
+
+    @contextmanager
+    def inside(self, stage: str) -> Iterator[None]:
+        self._cut()
+        self._open.append(stage)
+        try:
+            yield
+        finally:
+            self._cut()
+            self._open.pop()
+
+    def _cut(self) -> None:
+        now = self._now()
+        stage = self._open[-1]
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._since
+        self._since = now
+
+
+@contextmanager
+def observed(anatomy: Anatomy, clock: StageClock) -> Iterator[None]:
+    """While it lasts, calls of the model turn the clock, which must be running."""
+
+    def during(stage, after=None):
+        def wrap(function):
+            def timed(*args, **kwargs):
+                with clock.inside(stage):
+                    result = function(*args, **kwargs)
+                if after:
+                    clock.turn_to(after)
+                return result
+
+            return timed
+
+        return wrap
+
+    with ExitStack() as stack:
+        for hook in (
+            anatomy.backbone.register_forward_pre_hook(lambda *_: clock.turn_to("backbone")),
+            anatomy.backbone.register_forward_hook(lambda *_: clock.turn_to("heads")),
+        ):
+            stack.callback(hook.remove)
+        after_nms = "masks" if anatomy.masks_follow_nms else None
+        stack.enter_context(anatomy.final_nms.replaced(during("nms", after_nms)))
+        for place in anatomy.other_nms:
+            stack.enter_context(place.replaced(during("nms")))
+        for place in anatomy.masks:
+            stack.enter_context(place.replaced(during("masks")))
+        yield
