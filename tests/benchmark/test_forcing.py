@@ -90,6 +90,9 @@ def test_stages_of_a_model_add_up(text, stages):
     # Once for each picture, and before that in the proposals of each picture.
     is_rcnn = hasattr(runner.model, "roi_heads")
     assert found["nms"] == (4 if is_rcnn else 2)
+    # In an R-CNN once for all pictures, then once for each, to paste them.
+    if "masks" in stages:
+        assert found["masks"] == 3
 
 
 def test_a_model_is_left_as_it_was():

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Anchors or boxes around each object that reach NMS: 500 for 100 objects, as with trained models.
+# Anchors or boxes around each object that reach NMS.
 CANDIDATES_PER_OBJECT = 5
 # The square root of an object's area, relative to the picture's: from a few pixels to large.
 _SIZE = (0.03, 0.6)
