@@ -6,6 +6,7 @@ import torch
 from detectron2.engine import DefaultPredictor
 from small_models import CASCADE, FASTER_RCNN, MASK_RCNN, RETINANET, YOLACT
 
+from yolact_d2.benchmark.anatomy import num_classes
 from yolact_d2.benchmark.forcing import balance_features
 from yolact_d2.benchmark.pictures import generate_picture
 from yolact_d2.benchmark.planted import random_boxes, scale_boxes
@@ -49,6 +50,8 @@ def test_all_models_find_the_same_objects(text, number):
         expected = torch.as_tensor(random_boxes(number), dtype=torch.float32)
         expected = scale_boxes(expected, (height, width))
         torch.testing.assert_close(instances.pred_boxes.tensor, expected, atol=0.01, rtol=1e-4)
+        classes = num_classes(runner.cfg)
+        assert instances.pred_classes.tolist() == [i % classes for i in range(number)]
         if runner.anatomy.has_masks:
             assert instances.pred_masks.shape == (number, height, width)
 
