@@ -23,18 +23,23 @@ class Backbone(nn.Module):
     def __init__(self, time):
         super().__init__()
         self.time = time
+        self.name = "some backbone"
 
     def forward(self, x):
         self.time.pass_by(10)
         return x
 
 
-class FakeModel:
+class FakeModel(nn.Module):
     """Like an R-CNN: NMS in the heads as well as at their end, masks last."""
 
     def __init__(self, time, num_images=1):
+        super().__init__()
         self.time, self.num_images = time, num_images
         self.backbone = Backbone(time)
+
+    def preprocess(self):
+        self.time.pass_by(0.5)
 
     def proposal_nms(self):
         self.time.pass_by(2)
@@ -45,8 +50,9 @@ class FakeModel:
     def masks(self):
         self.time.pass_by(5)
 
-    def __call__(self):
-        self.time.pass_by(0.5)  # normalises
+    def forward(self):
+        self.preprocess()
+        assert self.backbone.name == "some backbone"
         self.backbone(torch.zeros(1))
         self.time.pass_by(4)
         self.proposal_nms()
@@ -58,7 +64,8 @@ class FakeModel:
 
     def anatomy(self, **changes):
         parts = dict(
-            backbone=self.backbone,
+            preprocess=Place(self, "preprocess"),
+            backbone=Place(self, "backbone"),
             final_nms=Place(self, "nms"),
             threshold=Place(self, "threshold"),
             other_nms=(Place(self, "proposal_nms"),),
@@ -109,11 +116,20 @@ def test_a_model_without_masks_has_no_such_stage():
     assert list(stages) == ["preprocess", "backbone", "heads", "nms"]
 
 
+def test_parts_of_a_batch_one_after_the_other():
+    model = FakeModel(FakeTime())
+    model.forward = lambda: [FakeModel.forward(model) for _ in range(2)]
+    stages, _ = stages_of(model, model.anatomy(masks=(), masks_follow_nms=True))
+    expected = {"preprocess": 2, "backbone": 20, "heads": 10, "nms": 10, "masks": 10.5}
+    assert stages == pytest.approx(expected)
+
+
 def test_the_model_is_left_as_it_was():
     model = FakeModel(FakeTime())
+    before, backbone = dict(vars(model)), model.backbone
     stages_of(model, model.anatomy())
-    assert set(vars(model)) == {"time", "num_images", "backbone"}
-    assert not model.backbone._forward_hooks and not model.backbone._forward_pre_hooks
+    assert vars(model) == before
+    assert model.backbone is backbone and dict(model.named_children()) == {"backbone": backbone}
 
 
 def test_an_attribute_of_its_own_is_put_back():

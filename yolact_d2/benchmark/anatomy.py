@@ -21,7 +21,8 @@ class Place(NamedTuple):
         return getattr(self.owner, self.name)
 
     def set(self, value: Any) -> None:
-        setattr(self.owner, self.name, value)
+        # Not setattr: this may stand in front of a child module, which stays registered.
+        vars(self.owner)[self.name] = value
 
     @contextmanager
     def replaced(self, wrap: Callable[[Any], Any]) -> Iterator[None]:
@@ -35,8 +36,8 @@ class Place(NamedTuple):
             if is_own:
                 self.set(value)
             else:
-                # A method: without an attribute in front of it, it is its class's again.
-                delattr(self.owner, self.name)
+                # A method or a child module: with nothing in front of it, it is found again.
+                del vars(self.owner)[self.name]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class Anatomy:
     (N,) third. The model goes on with the very tensors that it gave them.
     """
 
-    backbone: nn.Module
+    preprocess: Place
+    """Makes a batch of images. What the model does before that counts as preprocessing, too."""
+    backbone: Place
     final_nms: Place
     """The NMS that decides on the detections. It is called once for each image, in order."""
     threshold: Place
@@ -71,7 +74,8 @@ class Anatomy:
 
 def _yolact(model: nn.Module) -> Anatomy:
     return Anatomy(
-        backbone=model.backbone,
+        preprocess=Place(model, "preprocess_image"),
+        backbone=Place(model, "backbone"),
         final_nms=Place(model, "nms"),
         threshold=Place(model, "test_anchor_score_thresh"),
         masks_follow_nms=True,
@@ -90,7 +94,8 @@ def _rcnn(model: nn.Module) -> Anatomy:
             Place(rcnn_module, "detector_postprocess"),
         )
     return Anatomy(
-        backbone=model.backbone,
+        preprocess=Place(model, "preprocess_image"),
+        backbone=Place(model, "backbone"),
         final_nms=Place(fast_rcnn, "batched_nms"),
         threshold=Place(predictor, "test_score_thresh"),
         other_nms=(Place(proposal_utils, "batched_nms"),),
@@ -100,7 +105,8 @@ def _rcnn(model: nn.Module) -> Anatomy:
 
 def _retinanet(model: nn.Module) -> Anatomy:
     return Anatomy(
-        backbone=model.backbone,
+        preprocess=Place(model, "preprocess_image"),
+        backbone=Place(model, "backbone"),
         final_nms=Place(retinanet_module, "batched_nms"),
         threshold=Place(model, "test_score_thresh"),
     )

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Callable, Dict, Iterator, List
 
 import torch
@@ -70,33 +71,37 @@ class StageClock:
         self._since = now
 
 
+class _Watched:
+    """Stands in for a function or a module: is called as it, and has its attributes."""
+
+    def __init__(self, part: Callable, clock: StageClock, stage: str, after: str):
+        self._part, self._clock = part, clock
+        self._stage, self._after = stage, after
+
+    def __call__(self, *args, **kwargs):
+        with self._clock.inside(self._stage):
+            result = self._part(*args, **kwargs)
+        if self._after:
+            self._clock.turn_to(self._after)
+        return result
+
+    def __getattr__(self, name: str):
+        return getattr(self._part, name)
+
+
 @contextmanager
 def observed(anatomy: Anatomy, clock: StageClock) -> Iterator[None]:
     """While it lasts, calls of the model turn the clock, which must be running."""
-
-    def during(stage, after=None):
-        def wrap(function):
-            def timed(*args, **kwargs):
-                with clock.inside(stage):
-                    result = function(*args, **kwargs)
-                if after:
-                    clock.turn_to(after)
-                return result
-
-            return timed
-
-        return wrap
-
+    # Not with hooks, which run within a compiled module, if at all.
+    watched = [
+        (anatomy.preprocess, "preprocess", ""),
+        (anatomy.backbone, "backbone", "heads"),
+        (anatomy.final_nms, "nms", "masks" if anatomy.masks_follow_nms else ""),
+        *((place, "nms", "") for place in anatomy.other_nms),
+        *((place, "masks", "") for place in anatomy.masks),
+    ]
     with ExitStack() as stack:
-        for hook in (
-            anatomy.backbone.register_forward_pre_hook(lambda *_: clock.turn_to("backbone")),
-            anatomy.backbone.register_forward_hook(lambda *_: clock.turn_to("heads")),
-        ):
-            stack.callback(hook.remove)
-        after_nms = "masks" if anatomy.masks_follow_nms else None
-        stack.enter_context(anatomy.final_nms.replaced(during("nms", after_nms)))
-        for place in anatomy.other_nms:
-            stack.enter_context(place.replaced(during("nms")))
-        for place in anatomy.masks:
-            stack.enter_context(place.replaced(during("masks")))
+        for place, stage, after in watched:
+            watch = partial(_Watched, clock=clock, stage=stage, after=after)
+            stack.enter_context(place.replaced(watch))
         yield

@@ -9,7 +9,14 @@ from torch import nn
 def _amp(model: nn.Module) -> nn.Module:
     device = model.device.type
     dtype = torch.float16 if device == "cuda" else torch.bfloat16
-    model.forward = torch.autocast(device, dtype)(model.forward)
+    forward = model.forward
+
+    def forward_under_autocast(*args, **kwargs):
+        # A context of its own each time: a model may call its own forward for parts of a batch.
+        with torch.autocast(device, dtype):
+            return forward(*args, **kwargs)
+
+    model.forward = forward_under_autocast
     return model
 
 
@@ -24,7 +31,7 @@ def _compile(model: nn.Module) -> nn.Module:
             network = model.get_submodule(name)
         except AttributeError:
             continue  # another architecture
-        # Not network.compile(): that would compile the hooks of the stage clock along.
+        # Not network.compile(): that would compile hooks on it along.
         network.forward = torch.compile(network.forward)
     return model
 
