@@ -1,0 +1,66 @@
+"""Ways to run a model, each measured as a row of its own."""
+
+from typing import Callable, Dict
+
+import torch
+from torch import nn
+
+
+def _amp(model: nn.Module) -> nn.Module:
+    device = model.device.type
+    dtype = torch.float16 if device == "cuda" else torch.bfloat16
+    forward = model.forward
+
+    def forward_under_autocast(*args, **kwargs):
+        # A context of its own each time: a model may call its own forward for parts of a batch.
+        with torch.autocast(device, dtype):
+            return forward(*args, **kwargs)
+
+    model.forward = forward_under_autocast
+    return model
+
+
+def _channels_last(model: nn.Module) -> nn.Module:
+    return model.to(memory_format=torch.channels_last)
+
+
+def _compile(model: nn.Module) -> nn.Module:
+    """Compiles the networks; the code between them, full of Python, stays as it is."""
+    for name in ("backbone", "head", "protonet", "proposal_generator.rpn_head"):
+        try:
+            network = model.get_submodule(name)
+        except AttributeError:
+            continue  # another architecture
+        # Not network.compile(): that would compile hooks on it along.
+        network.forward = torch.compile(network.forward)
+    return model
+
+
+VARIANTS: Dict[str, Callable[[nn.Module], nn.Module]] = {
+    "float32": lambda model: model,
+    "amp": _amp,
+    "channels-last": _channels_last,
+    "compile": _compile,
+}
+"""Each takes a model and returns one that is used in the same way; it may change the former."""
+
+
+def apply_variant(name: str, model: nn.Module) -> nn.Module:
+    """
+    Args:
+        name: of VARIANTS; several, joined by "+", are applied in turn.
+    """
+    for part in name.split("+"):
+        model = VARIANTS[part](model)
+    return model
+
+
+def check_variant(name: str) -> str:
+    """
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    for part in name.split("+"):
+        if part not in VARIANTS:
+            raise ValueError(f"unknown variant {part!r}; known are {', '.join(VARIANTS)}")
+    return name
