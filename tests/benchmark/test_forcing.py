@@ -9,7 +9,8 @@ from small_models import CASCADE, FASTER_RCNN, MASK_RCNN, RETINANET, YOLACT
 from yolact_d2.benchmark.anatomy import num_classes
 from yolact_d2.benchmark.forcing import balance_features
 from yolact_d2.benchmark.pictures import generate_picture
-from yolact_d2.benchmark.planted import random_boxes, scale_boxes
+from yolact_d2.benchmark.planted import random_boxes
+from yolact_d2.modeling.masks import scale_boxes
 from yolact_d2.benchmark.runner import Runner
 from yolact_d2.benchmark.specs import parse_models
 
@@ -56,9 +57,12 @@ def test_all_models_find_the_same_objects(text, number):
             assert instances.pred_masks.shape == (number, height, width)
 
 
-@pytest.mark.parametrize("text", [YOLACT, RETINANET])
-def test_variants_find_them_too(text):
-    runner = runner_of(text, variant="amp+channels-last")
+@pytest.mark.parametrize(
+    "text, variant",
+    [(YOLACT, "amp+channels-last"), (RETINANET, "amp+channels-last"), (YOLACT, "optimized")],
+)
+def test_variants_find_them_too(text, variant):
+    runner = runner_of(text, variant=variant)
     assert [len(instances) for instances in runner(PICTURES)] == [8, 8, 8]
 
 

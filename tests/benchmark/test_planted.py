@@ -2,7 +2,7 @@ import pytest
 import torch
 from plain import box_area, box_iou
 
-from yolact_d2.benchmark.planted import plant_candidates, random_boxes, scale_boxes
+from yolact_d2.benchmark.planted import plant_candidates, random_boxes
 from yolact_d2.modeling.nms import NMS_REGISTRY
 
 
@@ -54,8 +54,3 @@ def test_nms_keeps_the_objects_and_nothing_else(name):
     found = NMS_REGISTRY.get(name)(candidates.boxes, scores, **arguments)
     kept = [i for i, score in zip(found.indices.tolist(), found.scores.tolist()) if score > 0]
     assert kept == list(range(20))
-
-
-def test_scale_boxes():
-    boxes = scale_boxes(torch.tensor([[0.0, 0.25, 0.5, 1.0]]), (40, 100))
-    assert boxes.tolist() == [[0, 10, 50, 40]]

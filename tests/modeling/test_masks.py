@@ -18,6 +18,7 @@ from yolact_d2.modeling.masks import (
     paste_masks,
     resize_cropped_masks,
     resize_masks,
+    scale_boxes,
     soft_masks,
 )
 
@@ -251,3 +252,8 @@ def test_peak_memory_does_not_grow_with_picture_size_times_detections():
     # 100 masks of this picture are 829 MB, 20 are 166 MB; in float they are four times as much.
     assert small < 100e6
     assert large - small < 166e6 + 100e6
+
+
+def test_scale_boxes():
+    boxes = scale_boxes(torch.tensor([[0.0, 0.25, 0.5, 1.0]]), (40, 100))
+    assert boxes.tolist() == [[0, 10, 50, 40]]

@@ -137,6 +137,7 @@ def test_ap_and_variants(tmp_path, shapes_cfg):
         (["--config-file", SHAPES, "--input", "no.png"], "there is no picture 'no.png'"),
         (["--config-file", SHAPES, "--sizes", "640"], "'640' should be WIDTHxHEIGHT"),
         (["--config-file", SHAPES, "--variants", "amp+fast"], "unknown variant 'fast'; known are"),
+        (["--config-file", RETINANET, "--variants", "optimized"], "none of the models has a variant"),
         (["--config-file", SHAPES, "--repeats", "0"], "0 is not positive"),
         (["--config-file", SHAPES, "--opts", "NO.KEY", "1"], "NO.KEY"),
         (["--config-file", SHAPES, "--dataset", "shapes_val"], "needs weights"),

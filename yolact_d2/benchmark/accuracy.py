@@ -7,6 +7,7 @@ from typing import Dict, Optional
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 
+from ..evaluation import MaskScoreCOCOEvaluator
 from .anatomy import num_classes
 from .runner import Runner
 from .specs import ModelSpec
@@ -48,7 +49,10 @@ def measure_ap(runner: Runner, dataset: str) -> Dict[str, Optional[float]]:
     loader = build_detection_test_loader(runner.cfg, dataset)
     tasks = ("bbox", "segm") if runner.anatomy.has_masks else ("bbox",)
     with tempfile.TemporaryDirectory() as folder:
-        evaluator = COCOEvaluator(dataset, tasks, distributed=False, output_dir=folder)
+        if getattr(runner.model, "mask_iou_head", None) is not None:
+            evaluator = MaskScoreCOCOEvaluator(dataset, folder, distributed=False)
+        else:
+            evaluator = COCOEvaluator(dataset, tasks, distributed=False, output_dir=folder)
         results = inference_on_dataset(runner.model, loader, evaluator)
     found = {task: results.get(task, {}).get("AP", math.nan) for task in tasks}
     return {task: None if math.isnan(ap) else ap for task, ap in found.items()}

@@ -8,8 +8,9 @@ from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Tuple
 import torch
 from torch import Tensor, nn
 
+from ..modeling.masks import scale_boxes
 from .anatomy import Anatomy
-from .planted import CANDIDATES_PER_OBJECT, plant_candidates, scale_boxes
+from .planted import CANDIDATES_PER_OBJECT, plant_candidates
 
 # Rounding makes scores of a picture differ a little from call to call.
 _SPARE = 1.1

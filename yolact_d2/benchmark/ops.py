@@ -7,10 +7,10 @@ import torch
 from detectron2.layers import paste_masks_in_image
 from torch import Tensor
 
-from ..modeling.masks import assemble_masks, inside_boxes, resize_masks
+from ..modeling.masks import paste_masks, scale_boxes, soft_masks
 from ..modeling.nms import get_nms
 from .clock import device_clock
-from .planted import CANDIDATES_PER_OBJECT, plant_candidates, random_boxes, scale_boxes
+from .planted import CANDIDATES_PER_OBJECT, plant_candidates, random_boxes
 from .timing import median, p95, ratio, seconds, take_turns
 
 NMS_NAMES = ("fast_nms", "cross_class_fast_nms", "batched_nms")
@@ -26,9 +26,8 @@ def yolact_masks(
 ) -> Tensor:
     """YOLACT's mask stage: (N, height, width) bool of prototypes (k, h, w), coefficients (N, k),
     boxes (N, 4) relative to the picture, and its size (height, width)."""
-    grid = prototypes.shape[1:]
-    inside = inside_boxes(scale_boxes(boxes, grid), *grid)
-    return resize_masks(assemble_masks(prototypes, coefficients).sigmoid() * inside, size)
+    cells = scale_boxes(boxes, prototypes.shape[1:])
+    return paste_masks(soft_masks(prototypes, coefficients, cells), cells, size)
 
 
 def nms_calls(number: int, device: torch.device) -> Dict[str, Callable[[], Any]]:

@@ -1,7 +1,7 @@
 """Made-up objects, the same for all models, and candidates around them."""
 
 from functools import lru_cache
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -82,9 +82,3 @@ def plant_candidates(num_objects: int, number: int) -> Candidates:
         torch.as_tensor(objects),
         torch.as_tensor(scores, dtype=torch.float32),
     )
-
-
-def scale_boxes(boxes: Tensor, size: Tuple[int, int]) -> Tensor:
-    """From boxes (N, 4) relative to a picture to its units; size: (height, width)."""
-    height, width = size
-    return boxes * boxes.new_tensor([width, height] * 2)

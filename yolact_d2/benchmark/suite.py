@@ -19,6 +19,7 @@ from .runner import Runner
 from .specs import ModelSpec
 from .timing import seconds, take_turns
 from .training import TrainingSettings, TrainingStep
+from .variants import suits
 
 logger = logging.getLogger(__name__)
 
@@ -63,14 +64,18 @@ class Suite:
     def __post_init__(self):
         """
         Raises:
-            ValueError: if weights do not fit a model, or detections cannot be forced on it.
+            ValueError: if weights do not fit a model, detections cannot be forced on it, or no
+                model has the variants.
         """
         self.settings.check()
         self.runners = [
             Runner(spec, variant, self.settings.num_detections)
             for spec in self.settings.specs
             for variant in self.settings.variants
+            if suits(variant, spec.load().MODEL.META_ARCHITECTURE)
         ]
+        if not self.runners:
+            raise ValueError(f"none of the models has a variant {self.settings.variants}")
         for runner in self.runners:
             for pictures in self.settings.pictures:
                 runner.calibrate([pictures.picture(0)])

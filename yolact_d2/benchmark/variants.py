@@ -5,6 +5,8 @@ from typing import Callable, Dict
 import torch
 from torch import nn
 
+from ..optimization import optimize_for_inference
+
 
 def _amp(model: nn.Module) -> nn.Module:
     device = model.device.type
@@ -41,6 +43,7 @@ VARIANTS: Dict[str, Callable[[nn.Module], nn.Module]] = {
     "amp": _amp,
     "channels-last": _channels_last,
     "compile": _compile,
+    "optimized": optimize_for_inference,
 }
 """Each takes a model and returns one that is used in the same way; it may change the former."""
 
@@ -53,6 +56,11 @@ def apply_variant(name: str, model: nn.Module) -> nn.Module:
     for part in name.split("+"):
         model = VARIANTS[part](model)
     return model
+
+
+def suits(name: str, architecture: str) -> bool:
+    """Whether a variant exists for models of a meta-architecture."""
+    return architecture == "YOLACT" or "optimized" not in name.split("+")
 
 
 def check_variant(name: str) -> str:
