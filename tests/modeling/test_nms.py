@@ -70,7 +70,7 @@ def _cross_class_loop(boxes, scores, iou_thresh, topk, max_detections):
 @pytest.mark.parametrize(
     "function, loop", [(fast_nms, _fast_nms_loop), (cross_class_fast_nms, _cross_class_loop)]
 )
-@pytest.mark.parametrize("num, num_classes", [(1, 1), (1, 5), (40, 1), (60, 4)])
+@pytest.mark.parametrize("num, num_classes", [(1, 1), (1, 5), (40, 1), (60, 4), (20, 17)])
 @pytest.mark.parametrize(
     "iou_thresh, topk, max_detections",
     [(0.5, 200, 100), (0.3, 200, 10**6), (0.7, 15, 1000), (0.5, 200, 7), (1.0, 9, 20)],

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from .registry import lookup
 
+# Lists of boxes that are looked at together on a CPU, so that what they need fits its cache.
+_MAX_CPU_LISTS = 8
+
 NMS_REGISTRY = Registry("NMS")
 NMS_REGISTRY.__doc__ = """
 Functions that choose the detections of one image.
@@ -72,6 +75,9 @@ def not_suppressed(boxes: Tensor, iou_thresh: float) -> Tensor:
     Returns:
         (..., N) bool.
     """
+    if boxes.dim() > 2 and len(boxes) > _MAX_CPU_LISTS and boxes.device.type == "cpu":
+        parts = boxes.split(_MAX_CPU_LISTS)
+        return torch.cat([not_suppressed(part, iou_thresh) for part in parts])
     iou_with_better = pairwise_iou(boxes).triu_(diagonal=1)
     return ~(iou_with_better > iou_thresh).any(dim=-2)
 
