@@ -10,7 +10,7 @@ from torch import Tensor
 from .registry import lookup
 
 # Lists of boxes that are looked at together on a CPU, so that what they need fits its cache.
-_MAX_CPU_LISTS = 8
+_MAX_CPU_LISTS = 4
 
 NMS_REGISTRY = Registry("NMS")
 NMS_REGISTRY.__doc__ = """
