@@ -21,7 +21,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 def _randomize(module):
     """Statistics and affine parameters of batch norm that show where they are left out."""
     for layer in module.modules():
-        if isinstance(layer, (nn.BatchNorm2d, FrozenBatchNorm2d)):
+        if isinstance(layer, (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)):
             layer.running_mean.normal_(std=0.2)
             layer.running_var.uniform_(0.5, 1.5)
             layer.weight.data.mul_(torch.empty_like(layer.weight).uniform_(0.5, 1.5))
@@ -125,13 +125,13 @@ def test_it_takes_the_place_of_the_model_of_a_predictor(shapes_cfg, image):
     torch.testing.assert_close(got.scores, expected.scores, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("norm", [nn.BatchNorm2d, FrozenBatchNorm2d])
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("deformable", [True, False])
 @torch.no_grad()
 def test_folded_norm_is_the_norm(norm, bias, deformable):
     torch.manual_seed(0)
-    layer = Conv2d(3, 4, kernel_size=3, padding=1, bias=bias, norm=norm(4))
+    layer = Conv2d(3, 4, kernel_size=3, padding=1, bias=bias, norm=norm(4, eps=1e-2))
     layer = nn.Sequential(ModulatedDeformConv2d(layer) if deformable else layer).eval()
     _randomize(layer)
     x = torch.randn(2, 3, 6, 7)
@@ -145,6 +145,19 @@ def test_weights_are_stored_channels_last():
     model = optimize_for_inference(_model("yolact_shapes"))
     for conv in (model.head.conv, model.protonet.upsampled_conv):
         assert conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_it_can_be_copied_saved_converted_and_optimised_again(image, tmp_path):
+    fast = optimize_for_inference(_model("yolact_plus_shapes"), dtype=torch.bfloat16)
+    expected = _find(fast, image).scores
+    torch.save(fast, tmp_path / "fast.pth")
+    for other in (
+        copy.deepcopy(fast),
+        torch.load(tmp_path / "fast.pth", weights_only=False),
+        optimize_for_inference(fast, dtype=torch.bfloat16),
+    ):
+        assert torch.equal(_find(other, image).scores, expected)
+    torch.testing.assert_close(_find(fast.float(), image).scores, expected, rtol=0.1, atol=0.02)
 
 
 def test_another_model_is_an_error():

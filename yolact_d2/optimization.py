@@ -38,10 +38,9 @@ def optimize_for_inference(
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for part in (model.backbone, model.head, model.protonet):
         fold_batch_norms(part)
-        _convert(part, dtype)
+        part.to(dtype=dtype, memory_format=torch.channels_last)
         if compile:
             part.compile()
-    model.backbone.register_forward_pre_hook(lambda _, args: (args[0].to(dtype),))
     return model
 
 
@@ -75,13 +74,3 @@ def fold_batch_norms(module: nn.Module) -> None:
                 norm.bias,
             )
             conv.norm = None
-
-
-def _convert(module: nn.Module, dtype: torch.dtype) -> None:
-    """As `module.to(dtype)`, except what computes in float32 anyway."""
-    for layer in module.modules():
-        if isinstance(layer, ModulatedDeformConv2d):
-            continue
-        for parameter in layer.parameters(recurse=False):
-            parameter.data = parameter.data.to(dtype)
-    module.to(memory_format=torch.channels_last)

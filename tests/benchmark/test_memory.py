@@ -38,7 +38,8 @@ def test_high_water_mark_of_a_new_process():
         "del block\n"
         "print(before, high_water())"
     )
-    start = f"x = b'x' * {1500 * MEGABYTE}; import subprocess; subprocess.run({[sys.executable, '-c', code]})"
+    command = [sys.executable, "-c", code]
+    start = f"x = b'x' * {1500 * MEGABYTE}; import subprocess; subprocess.run({command})"
     done = subprocess.run([sys.executable, "-c", start], stdout=subprocess.PIPE, check=True)
     before, after = (int(number) / MEGABYTE for number in done.stdout.split())
     assert before < 1400

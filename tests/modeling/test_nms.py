@@ -151,6 +151,15 @@ def test_pairwise_iou_of_independent_lists():
     torch.testing.assert_close(iou, torch.tensor(expected), rtol=1e-5, atol=1e-6)
 
 
+def test_pairwise_iou_of_tiny_boxes_leaves_them_as_they_are():
+    """Boxes are relative to the image."""
+    boxes = 1e-5 * torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 0.0, 3.0, 2.0]])
+    before = boxes.clone()
+    expected = torch.tensor([[1, 1 / 3], [1 / 3, 1]])
+    torch.testing.assert_close(pairwise_iou(boxes), expected)
+    assert torch.equal(boxes, before)
+
+
 def test_pairwise_iou_of_boxes_without_area_is_zero():
     boxes = torch.tensor([[1.0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 4, 4]])
     assert pairwise_iou(boxes).tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 1]]

@@ -4,10 +4,12 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks, pairwise_iou
 from detectron2.utils.visualizer import Visualizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from yolact_d2 import optimize_for_inference
+from yolact_d2.modeling import yolact
 from yolact_d2.modeling.masks import resize_masks
 
 LOSSES = {"loss_cls", "loss_box_reg", "loss_mask", "loss_sem_seg"}
@@ -74,6 +76,7 @@ class TestTraining:
         model.eval()
         with torch.no_grad():
             found = model([{"image": x["image"]}])[0]["instances"]
+            fast = optimize_for_inference(model)([{"image": x["image"]}])[0]["instances"]
         for i in range(len(x["instances"])):
             truth = x["instances"].gt_masks.tensor[i]
             same_class = found.pred_classes == x["instances"].gt_classes[i]
@@ -81,6 +84,14 @@ class TestTraining:
             iou = (masks & truth).sum(dim=(1, 2)) / (masks | truth).sum(dim=(1, 2))
             assert iou[0] > 0.75
             assert found.scores[same_class][0] > 0.5
+
+        # The optimised model finds the same.
+        sure = found[found.scores > 0.3]
+        box_iou = pairwise_iou(sure.pred_boxes, fast.pred_boxes)
+        both = (sure.pred_masks[:, None] & fast.pred_masks).sum(dim=(2, 3))
+        mask_iou = both / (sure.pred_masks[:, None] | fast.pred_masks).sum(dim=(2, 3)).clamp(min=1)
+        same_class = sure.pred_classes[:, None] == fast.pred_classes
+        assert ((box_iou >= 0.9) & (mask_iou >= 0.9) & same_class).any(dim=1).all()
 
     def test_losses_are_finite_and_reach_every_parameter(self, model):
         losses = model([training_input([[10, 10, 60, 60]], [1])] * 6)
@@ -207,12 +218,20 @@ class TestInference:
         images = [torch.rand(3, 40, 60) * 255, torch.rand(3, 200, 90) * 255]
         inputs = [{"image": x} for x in images]
         with torch.no_grad():
-            together = model(inputs)
+            together = model.forward_batch(inputs)
             alone = [model([x])[0] for x in inputs]
         for a, b in zip(together, alone):
             a, b = a["instances"], b["instances"]
             torch.testing.assert_close(a.scores, b.scores)
             assert (a.pred_masks == b.pred_masks).float().mean() > 0.999
+
+    def test_on_a_cpu_images_go_through_the_network_one_by_one_channels_last(self, model):
+        seen = []
+        model.backbone.register_forward_pre_hook(lambda m, x: seen.append(x[0]))
+        results = model.eval()([{"image": torch.rand(3, 40, 60)}, {"image": torch.rand(3, 30, 20)}])
+        assert [x["instances"].image_size for x in results] == [(40, 60), (30, 20)]
+        assert [len(x) for x in seen] == [1, 1]
+        assert all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
 
     def test_output_size_is_the_one_asked_for(self, model):
         x = {"image": torch.zeros(3, 40, 60), "height": 80, "width": 30}
@@ -230,7 +249,7 @@ class TestInference:
         """For the candidates, for what NMS leaves, and for what is above the score threshold."""
         model.eval()
         # As on a GPU.
-        monkeypatch.setattr("yolact_d2.modeling.yolact.paste_masks", lambda m, _, s: resize_masks(m, s))
+        monkeypatch.setattr(yolact, "paste_masks", lambda m, _, size: resize_masks(m, size))
         model.test_anchor_score_thresh = 0.0
         with torch.no_grad(), Waits() as waits:
             instances = model([{"image": torch.rand(3, 40, 60)}])[0]["instances"]

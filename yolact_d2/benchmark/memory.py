@@ -7,7 +7,6 @@ is that process. It does what was done when the model was timed, once.
 
 import json
 import re
-import resource
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -71,6 +70,8 @@ def high_water() -> int:
         # Linux lets a new process start with the ru_maxrss of the one that started it.
         kilobytes = re.search(r"VmHWM:\s*(\d+) kB", _STATUS.read_text()).group(1)
         return int(kilobytes) * 1024
+    import resource  # which Windows lacks
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

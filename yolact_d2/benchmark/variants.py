@@ -26,7 +26,7 @@ def _channels_last(model: nn.Module) -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
-def _compile(model: nn.Module) -> nn.Module:
+def _compile(model: nn.Module, mode: str = "default") -> nn.Module:
     """Compiles the networks; the code between them, full of Python, stays as it is."""
     for name in ("backbone", "head", "protonet", "proposal_generator.rpn_head"):
         try:
@@ -34,8 +34,12 @@ def _compile(model: nn.Module) -> nn.Module:
         except AttributeError:
             continue  # another architecture
         # Not network.compile(): that would compile hooks on it along.
-        network.forward = torch.compile(network.forward)
+        network.forward = torch.compile(network.forward, mode=mode)
     return model
+
+
+def _cuda_graphs(model: nn.Module) -> nn.Module:
+    return _compile(model, "reduce-overhead")
 
 
 VARIANTS: Dict[str, Callable[[nn.Module], nn.Module]] = {
@@ -43,6 +47,7 @@ VARIANTS: Dict[str, Callable[[nn.Module], nn.Module]] = {
     "amp": _amp,
     "channels-last": _channels_last,
     "compile": _compile,
+    "cuda-graphs": _cuda_graphs,
     "optimized": optimize_for_inference,
 }
 """Each takes a model and returns one that is used in the same way; it may change the former."""
@@ -66,9 +71,12 @@ def suits(name: str, architecture: str) -> bool:
 def check_variant(name: str) -> str:
     """
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if there is none of that name, or its parts are in the wrong order.
     """
     for part in name.split("+"):
         if part not in VARIANTS:
             raise ValueError(f"unknown variant {part!r}; known are {', '.join(VARIANTS)}")
+    if "optimized" in name.split("+")[1:]:
+        # It copies the model, without what the others did to it.
+        raise ValueError(f"variant {name!r}: 'optimized' must come first")
     return name

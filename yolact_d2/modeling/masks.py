@@ -53,8 +53,9 @@ def cell_ranges(boxes: Tensor, height: int, width: int) -> Tensor:
     Returns:
         (N, 4) int64; empty if a first is not before its last.
     """
-    first = (boxes[:, :2] - 1).ceil().clamp(min=0)
-    last = torch.minimum((boxes[:, 2:] + 1).ceil(), boxes.new_tensor([width, height]))
+    limits = boxes.new_tensor([width, height])
+    first = (boxes[:, :2] - 1).ceil().clamp(min=0).minimum(limits)
+    last = (boxes[:, 2:] + 1).ceil().clamp(min=0).minimum(limits)
     return torch.cat([first, last], dim=1).long()
 
 
@@ -152,8 +153,8 @@ def resize_cropped_masks(masks: Tensor, boxes: Tensor, size: Tuple[int, int]) ->
         (N, height, width) bool.
     """
     # Bilinear interpolation, as a matrix for each direction.
-    rows = bilinear_weights(masks.shape[1], size[0])
-    columns = bilinear_weights(masks.shape[2], size[1]).t()
+    rows = bilinear_weights(masks.shape[1], size[0], masks)
+    columns = bilinear_weights(masks.shape[2], size[1], masks).t()
     resized = lazy_zeros((len(masks), *size))
     cells = cell_ranges(boxes, *masks.shape[1:])
     # A pixel nearer to a cell outside is at most half inside, so not above the threshold.
@@ -176,16 +177,20 @@ def resize_cropped_masks(masks: Tensor, boxes: Tensor, size: Tuple[int, int]) ->
 def lazy_zeros(shape: Tuple[int, ...]) -> Tensor:
     """A bool tensor on the CPU of zeros that take up memory only where they are written to.
 
-    `torch.zeros` fills them in; `numpy.zeros` asks for large pages, which may take long to find.
+    `torch.zeros` fills them in. `numpy.zeros` does not, but asks for large pages, which take more
+    memory and may take long to find.
     """
     num = math.prod(shape)
     if num == 0:
         return torch.zeros(shape, dtype=torch.bool)
     memory = mmap.mmap(-1, num, access=mmap.ACCESS_COPY)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.bool).view(shape)
 
 
-def bilinear_weights(size: int, new_size: int) -> Tensor:
-    """(new_size, size) what each old value adds to each new one in a bilinear resize."""
-    unit = torch.eye(size)[None]
+def bilinear_weights(size: int, new_size: int, like: Tensor) -> Tensor:
+    """(new_size, size) what each old value adds to each new one in a bilinear resize; of the type
+    of the tensor `like`."""
+    unit = torch.eye(size, dtype=like.dtype, device=like.device)[None]
     return F.interpolate(unit, size=new_size, mode="linear", align_corners=False)[0].t()

@@ -205,10 +205,13 @@ class YOLACT(DenseDetector):
             `pred_masks` (bool, N x height x width) and, of YOLACT++, `mask_scores`: the score times
             the predicted IoU of the mask. They are in the order of `scores`, best first.
         """
-        if len(batched_inputs) > 1 and self.device.type == "cpu" and not self.training:
-            # The tensors of more images than one leave the cache, which costs more than it saves.
-            return [result for x in batched_inputs for result in self.forward([x])]
+        if self.training or self.device.type != "cpu":
+            return self.forward_batch(batched_inputs)
+        # On a CPU tensors of more images than one leave the cache, which costs more than it saves.
+        return [result for x in batched_inputs for result in self.forward_batch([x])]
 
+    def forward_batch(self, batched_inputs: List[Dict]):
+        """:meth:`forward`, with all images in one batch."""
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images)
         features = [features[name] for name in self.head_in_features]
@@ -255,7 +258,8 @@ class YOLACT(DenseDetector):
                 )
             image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
             images.append((image - self.pixel_mean) / self.pixel_std)
-        images = torch.stack(images)
+        # In half precision if the network is, see :func:`optimize_for_inference`.
+        images = torch.stack(images).to(next(self.backbone.parameters()).dtype)
         if images.device.type == "cpu":  # where convolutions are faster in it
             images = images.contiguous(memory_format=torch.channels_last)
         return images

@@ -62,7 +62,7 @@ class ModulatedDeformConv2d(nn.Module):
             (N, out_channels, H', W'), of the size that the replaced convolution gives.
         """
         offset_mask = self.conv_offset_mask(x)
-        # Not in half precision, of which torchvision has no kernel for the CPU.
+        # Not in half precision: offsets need their digits, and for a CPU torchvision has no kernel.
         x = self._deform_conv(x, offset_mask).to(offset_mask.dtype)
         if self.norm is not None:
             x = self.norm(x)
