@@ -39,10 +39,18 @@ def test_float32_changes_nothing():
     assert apply_variant("float32", model) is model and vars(model) == before
 
 
-def test_compile_replaces_what_there_is_of_the_networks(monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda forward: lambda x: forward(x) * 0 + 7)
-    model = apply_variant("compile", Model())
+@pytest.mark.parametrize("name, mode", [("compile", "default"), ("cuda-graphs", "reduce-overhead")])
+def test_compile_replaces_what_there_is_of_the_networks(monkeypatch, name, mode):
+    modes = []
+
+    def compiled(forward, mode):
+        modes.append(mode)
+        return lambda x: forward(x) * 0 + 7
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    model = apply_variant(name, Model())
     assert (model(torch.rand(2, 3, 8, 8)) == 7).all()
+    assert modes == [mode]
 
 
 def test_unknown_variant():
