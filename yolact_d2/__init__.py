@@ -2,6 +2,13 @@
 
 from . import data, model_zoo, modeling  # noqa: F401
 from .config import add_yolact_config, load_config
+from .inference import Predictor
 from .optimization import optimize_for_inference
 
-__all__ = ["add_yolact_config", "load_config", "model_zoo", "optimize_for_inference"]
+__all__ = [
+    "Predictor",
+    "add_yolact_config",
+    "load_config",
+    "model_zoo",
+    "optimize_for_inference",
+]
