@@ -85,14 +85,22 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted: what was complete is kept", file=sys.stderr)
         return INTERRUPTED
+    except OSError as error:  # such as a full disk
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 1
     finally:
-        for path, reason in source.failed:
-            print(f"skipped {path}: {reason}", file=sys.stderr)
+        report_failed(source)
     print(f"{done.num_frames} frames in {done.seconds:.1f} s, "
           f"{done.num_frames / done.seconds:.1f} frames per second")
-    if source.failed:
-        print(f"{len(source.failed)} could not be read", file=sys.stderr)
     return 1 if source.failed else 0
+
+
+def report_failed(source: Union[Pictures, Video]) -> None:
+    skipped = "skipped " if isinstance(source, Pictures) else ""
+    for path, reason in source.failed:
+        print(f"{skipped}{path}: {reason}", file=sys.stderr)
+    if source.failed and isinstance(source, Pictures):
+        print(f"{len(source.failed)} of {len(source)} could not be read", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -45,9 +45,9 @@ def run(*args):
     )
 
 
-def write_video(path, count):
+def write_video(path, count, codec="MJPG"):
     """Frame i has the brightness 20 * i, and a pattern of its own."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, SIZE)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 10, SIZE)
     rng = np.random.default_rng(0)
     for i in range(count):
         frame = 20 * (i % 12) + 5 + rng.integers(-5, 6, (*SIZE[::-1], 3))
@@ -82,7 +82,7 @@ def test_pictures_of_folder_and_glob_and_one_that_is_torn(tmp_path, model):
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert f"skipped {tmp_path / 'in' / '5.jpg'}: " in done.stderr
-    assert "1 could not be read" in done.stderr
+    assert "1 of 4 could not be read" in done.stderr
     assert "3 frames in" in done.stdout and "frames per second" in done.stdout
     assert "frames/s" in done.stderr  # the progress bar
     assert sorted(os.listdir(tmp_path / "out")) == ["000000000139.jpg", "7.png", "8.png"]
@@ -129,6 +129,17 @@ def test_batch_size_changes_nothing(tmp_path, model, video, monkeypatch):
     assert results[0] == results[1]
     assert [result["image_id"] for result in results[0]] == [i for i in range(11) for _ in "ab"]
     assert sorted(os.listdir(tmp_path)) == ["1.json", "4.json"]
+
+
+def test_what_there_is_of_a_torn_video_is_kept(tmp_path, model, monkeypatch, capsys):
+    data = write_video(tmp_path / "whole.mkv", 12, codec="mp4v").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])
+    args = ["--video-input", tmp_path / "cut.mkv", "--output", tmp_path / "out.avi", *model]
+    assert run_here(monkeypatch, *args) == 1
+    count = len(frames(tmp_path / "out.avi"))
+    assert 1 <= count < 12
+    errors = capsys.readouterr().err
+    assert f"{tmp_path / 'cut.mkv'}: it ends after {count} of 12 frames" in errors
 
 
 def test_interrupted_video_leaves_nothing_half_written(tmp_path, model):

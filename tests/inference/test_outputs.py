@@ -130,6 +130,12 @@ def test_interrupted_video_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_video_without_frames_is_none(tmp_path):
+    with video_file(str(tmp_path / "a.mp4"), 10):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
 def test_frame_of_another_size_is_named(tmp_path):
     with pytest.raises(ValueError, match="frame 1 of a.avi"):
         with video_file(str(tmp_path / "a.avi"), 10) as write:

@@ -26,13 +26,14 @@ class WindowClosed(Exception):
 
 @contextlib.contextmanager
 def whole_file(path: str) -> Iterator[str]:
-    """The path of a file to write, beside `path`, which takes its place when it is complete; after
-    an error it is removed."""
+    """The path of a file to write, beside `path`, which takes its place when it is complete (if it
+    was written at all); after an error it is removed."""
     folder, name = os.path.split(path)
     partial = os.path.join(folder, f".{secrets.token_hex(4)}.partial.{name}")
     try:
         yield partial
-        os.replace(partial, path)
+        if os.path.exists(partial):
+            os.replace(partial, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(partial)
