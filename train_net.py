@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Train and evaluate YOLACT with Detectron2's trainer."""
 
+import argparse
 import os
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -11,7 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from yolact_d2 import load_config
-from yolact_d2.data import YOLACTDatasetMapper, check_datasets
+from yolact_d2.data import Own, YOLACTDatasetMapper, check_datasets, use_own_data
 from yolact_d2.evaluation import MaskScoreCOCOEvaluator
 
 
@@ -29,9 +30,41 @@ class Trainer(DefaultTrainer):
         return COCOEvaluator(dataset_name, output_dir=output_folder)
 
 
+def parse_args() -> argparse.Namespace:
+    parser = default_argument_parser()
+    own = parser.add_argument_group("your own data, in COCO's format, in place of DATASETS")
+    for split in ("train", "val"):
+        own.add_argument(f"--{split}-json", metavar="FILE")
+        own.add_argument(f"--{split}-images", metavar="DIR", help="where the file names start from")
+    args = parser.parse_args()
+    for split, data in zip(("train", "val"), own_data(args)):
+        if data is None:
+            continue
+        if None in data:
+            parser.error(f"--{split}-json and --{split}-images must be given together")
+        if not os.path.isfile(data.json_file):
+            parser.error(f"--{split}-json: there is no file {data.json_file!r}")
+        if not os.path.isdir(data.image_root):
+            parser.error(f"--{split}-images: there is no folder {data.image_root!r}")
+    if args.eval_only and args.train_json and not args.val_json:
+        parser.error("--eval-only evaluates on --val-json, which is missing")
+    if args.val_json and not args.train_json and not args.eval_only:
+        parser.error("--val-json needs --train-json, or --eval-only")
+    return args
+
+
+def own_data(args):
+    """What to train and to evaluate on, each None if the command line does not say."""
+    pairs = (args.train_json, args.train_images), (args.val_json, args.val_images)
+    return [Own(*pair) if any(pair) else None for pair in pairs]
+
+
 def setup(args):
     """Build the config from the file and the command line, and check the data it names."""
     cfg = load_config(args.config_file, args.opts)
+    train, val = own_data(args)
+    if train or val:
+        use_own_data(cfg, train, val, same_classes=args.eval_only or args.resume)
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="yolact_d2")
@@ -62,7 +95,7 @@ def main(args):
 
 
 if __name__ == "__main__":
-    args = default_argument_parser().parse_args()
+    args = parse_args()
     launch(
         main,
         args.num_gpus,

@@ -1,5 +1,6 @@
 """What several tests need: a config, and plain versions of what tensors do at once."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -48,3 +49,11 @@ def box_intersection(a, b):
 def box_iou(a, b):
     both = box_intersection(a, b)
     return both / (box_area(a) + box_area(b) - both)
+
+
+def eventually(condition, seconds=5.0):
+    """Whether something that other threads work on becomes true."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    return condition()

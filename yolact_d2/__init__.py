@@ -1,7 +1,14 @@
 """YOLACT for Detectron2. Importing it registers the models and the datasets."""
 
-from . import data, modeling  # noqa: F401
+from . import data, model_zoo, modeling  # noqa: F401
 from .config import add_yolact_config, load_config
+from .inference import Predictor
 from .optimization import optimize_for_inference
 
-__all__ = ["add_yolact_config", "load_config", "optimize_for_inference"]
+__all__ = [
+    "Predictor",
+    "add_yolact_config",
+    "load_config",
+    "model_zoo",
+    "optimize_for_inference",
+]

@@ -48,6 +48,11 @@ def add_yolact_config(cfg: CN) -> None:
     cfg.MODEL.YOLACT = CN()
     # Number of foreground classes.
     cfg.MODEL.YOLACT.NUM_CLASSES = 80
+    # Their names, and their ids in the COCO JSON that the model was trained on, in the model's
+    # order. Empty: those of the first dataset in DATASETS that has as many.
+    # train_net.py --train-json sets both.
+    cfg.MODEL.YOLACT.CLASS_NAMES = []
+    cfg.MODEL.YOLACT.CATEGORY_IDS = []
     # Fine-tuning: MODEL.WEIGHTS has another number of classes, so leave its class layers out.
     cfg.MODEL.YOLACT.NEW_CLASSES = False
     # Pyramid levels that the head looks at, finest first. The protonet looks at the first.

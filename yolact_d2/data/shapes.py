@@ -323,4 +323,5 @@ def register_shapes(root: str, prefix: str = "shapes") -> None:
         DatasetCatalog.register(name, partial(_load_shapes, root, split, name))
         MetadataCatalog.get(name).set(
             json_file=str(_json_path(root, split)), image_root=str(Path(root) / split),
-            evaluator_type="coco", thing_classes=list(SHAPE_CLASSES))
+            evaluator_type="coco", thing_classes=list(SHAPE_CLASSES),
+            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(SHAPE_CLASSES))})

@@ -1,0 +1,177 @@
+"""One's own COCO JSON files as data sets, without writing Python."""
+
+import json
+import os
+import secrets
+from typing import Any, Dict, List, NamedTuple, Optional
+
+import pycocotools.mask as mask_util
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
+TRAIN_NAME, VAL_NAME = "own_train", "own_val"
+
+
+class Own(NamedTuple):
+    """A data set of one's own."""
+
+    json_file: str
+    image_root: str
+    """The folder that the file names in the JSON are relative to."""
+
+
+def use_own_data(
+    cfg: CfgNode, train: Optional[Own], val: Optional[Own], *, same_classes: bool
+) -> None:
+    """Register one's own data, and set up a config for it, in place.
+
+    Sets DATASETS.TRAIN and DATASETS.TEST, and MODEL.YOLACT.NUM_CLASSES, CLASS_NAMES and
+    CATEGORY_IDS from the file. Every process must call it.
+
+    Args:
+        train: to train on. None leaves DATASETS.TRAIN as it is.
+        val: to evaluate on. None: DATASETS.TEST becomes empty.
+        same_classes: the config's model is to go on with the classes that it was trained on, so
+            those that the config names must be the file's.
+
+    Raises:
+        ValueError: naming the file and what is wrong with it.
+    """
+    files = {own.json_file: read_coco_json(own.json_file) for own in (train, val) if own}
+    categories = {path: _categories(path, coco) for path, coco in files.items()}
+    if train and val:
+        _check_equal(train.json_file, categories[train.json_file],
+                     val.json_file, categories[val.json_file])
+    path, found = next(iter(categories.items()))
+    ids = sorted(found)  # as Detectron2 numbers them
+    names = [found[i] for i in ids]
+    yolact = cfg.MODEL.YOLACT
+    if same_classes and yolact.CLASS_NAMES and list(yolact.CLASS_NAMES) != names:
+        raise ValueError(
+            f"{path} has the classes {names}, but the config's model has {yolact.CLASS_NAMES}"
+        )
+    yolact.NUM_CLASSES, yolact.CLASS_NAMES, yolact.CATEGORY_IDS = len(ids), names, ids
+
+    cfg.DATASETS.TEST = ()
+    if train:
+        if not any(a.get("iscrowd", 0) == 0 for a in files[train.json_file]["annotations"]):
+            raise ValueError(f"{train.json_file} has no objects to train on")
+        _register(TRAIN_NAME, train)
+        cfg.DATASETS.TRAIN = (TRAIN_NAME,)
+    if val:
+        json_file = completed(val.json_file, files[val.json_file], cfg.OUTPUT_DIR)
+        _register(VAL_NAME, Own(json_file, val.image_root))
+        cfg.DATASETS.TEST = (VAL_NAME,)
+
+
+def _register(name: str, own: Own) -> None:
+    if name in DatasetCatalog:  # of an earlier run in this process
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    register_coco_instances(name, {}, own.json_file, own.image_root)
+
+
+def read_coco_json(path: str) -> Dict[str, Any]:
+    """A COCO file, with what Detectron2 relies on checked.
+
+    Raises:
+        ValueError: naming the file and what is wrong with it.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            coco = json.load(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(coco, dict) or not isinstance(coco.get(key), list):
+            raise ValueError(f"{path} is not in COCO's format: it has no list {key!r}")
+    if not coco["categories"]:
+        raise ValueError(f"{path} has no categories")
+    image_ids = _ids(path, "image", coco["images"], ("id", "file_name", "width", "height"))
+    category_ids = _ids(path, "category", coco["categories"], ("id", "name"))
+    _ids(path, "annotation", coco["annotations"], ("id", "image_id", "category_id"))
+    for annotation in coco["annotations"]:
+        for key, known in (("image_id", image_ids), ("category_id", category_ids)):
+            if annotation[key] not in known:
+                raise ValueError(
+                    f"{path}: annotation {annotation['id']} has {key} {annotation[key]}, and there "
+                    "is none"
+                )
+    return coco
+
+
+def _ids(path: str, kind: str, entries: List[Dict[str, Any]], keys) -> set:
+    """The ids of images, categories or annotations, all different, of entries with all `keys`."""
+    ids = set()
+    for place, entry in enumerate(entries):
+        missing = [key for key in keys if key not in entry]
+        if missing:
+            raise ValueError(f"{path}: {kind} number {place} (from 0) has no {missing[0]!r}")
+        if entry["id"] in ids:
+            raise ValueError(f"{path}: two have the {kind} id {entry['id']}")
+        ids.add(entry["id"])
+    return ids
+
+
+def _categories(path: str, coco: Dict[str, Any]) -> Dict[int, str]:
+    """Names by id."""
+    categories = {category["id"]: category["name"] for category in coco["categories"]}
+    for key, name in categories.items():
+        if type(key) is not int or not isinstance(name, str):
+            raise ValueError(f"{path}: the category {key!r}, {name!r} is not a number and a name")
+    return categories
+
+
+def _check_equal(first: str, ours: Dict[int, str], second: str, theirs: Dict[int, str]) -> None:
+    differences = [
+        f"only in {path}: " + ", ".join(f"{key} ({name})" for key, name in sorted(only))
+        for path, only in (
+            (first, ours.items() - theirs.items()),
+            (second, theirs.items() - ours.items()),
+        )
+        if only
+    ]
+    if differences:
+        raise ValueError(f"the categories differ; {'; '.join(differences)}")
+
+
+def completed(path: str, coco: Dict[str, Any], folder: str) -> str:
+    """The path of a COCO file that pycocotools can evaluate with.
+
+    That is the file itself, or, if annotations lack "area" or "iscrowd", a copy with them in
+    `folder`.
+    """
+    sizes = {image["id"]: (image["height"], image["width"]) for image in coco["images"]}
+    lacking = [a for a in coco["annotations"] if "area" not in a or "iscrowd" not in a]
+    if not lacking:
+        return path
+    for annotation in lacking:
+        annotation.setdefault("iscrowd", 0)
+        if "area" not in annotation:
+            annotation["area"] = _area(annotation, *sizes[annotation["image_id"]])
+    os.makedirs(folder, exist_ok=True)
+    target = os.path.join(folder, f"{VAL_NAME}.json")
+    # Each process of a run writes the same, under a name of its own first.
+    partial = f"{target}.{secrets.token_hex(4)}.partial"
+    with open(partial, "w", encoding="utf-8") as file:
+        json.dump(coco, file)
+    os.replace(partial, target)
+    return target
+
+
+def _area(annotation: Dict[str, Any], height: int, width: int) -> float:
+    """Of the mask, in pixels; of the box, where there is no mask that could be measured."""
+    segmentation = annotation.get("segmentation")
+    if isinstance(segmentation, list):
+        segmentation = [polygon for polygon in segmentation if len(polygon) >= 6]
+    if not segmentation:
+        box = annotation.get("bbox", (0, 0, 0, 0))
+        return float(box[2] * box[3])
+    if isinstance(segmentation, list):
+        rle = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        rle = mask_util.frPyObjects(segmentation, height, width)
+    else:
+        rle = segmentation
+    return float(mask_util.area(rle))

@@ -1,0 +1,112 @@
+"""The models of this project by the names of their configs, as Detectron2's `model_zoo` has them.
+
+A name is that of a file in configs/, with or without ".yaml": "yolact_R_50_FPN_550".
+"""
+
+from pathlib import Path
+from typing import List, Optional, Sequence
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import nn
+
+from .config import load_config
+
+_AUTHORS = "https://huggingface.co/dbolya"
+# What the authors trained and published, see MODEL_ZOO.md.
+_TRAINED = {
+    "yolact_R_50_FPN_550": "yolact-resnet50/resolve/main/yolact_resnet50_54_800000.pth",
+    "yolact_R_101_FPN_550": "yolact-base/resolve/main/yolact_base_54_800000.pth",
+    "yolact_R_101_FPN_700": "yolact-im700/resolve/main/yolact_im700_54_800000.pth",
+    "yolact_darknet53_FPN_550": "yolact-darknet53/resolve/main/yolact_darknet53_54_800000.pth",
+    "yolact_plus_R_50_FPN_550": (
+        "yolact-plus-resnet50/resolve/main/yolact_plus_resnet50_54_800000.pth"
+    ),
+    "yolact_plus_R_101_FPN_550": "yolact-plus-base/resolve/main/yolact_plus_base_54_800000.pth",
+}
+
+
+def _folder() -> Path:
+    package = Path(__file__).resolve().parent
+    # An installed package has the configs inside (setup.py), a clone beside it.
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def names() -> List[str]:
+    """The names of all models."""
+    return sorted(path.stem for path in _folder().glob("yolact_*.yaml"))
+
+
+def get_config_file(name: str) -> str:
+    """The path of a model's config.
+
+    Raises:
+        ValueError: if there is no such model; lists those that there are.
+    """
+    stem = name.removesuffix(".yaml")
+    if stem not in names():
+        raise ValueError(f"there is no model {name!r}; the models are {', '.join(names())}")
+    return str(_folder() / f"{stem}.yaml")
+
+
+def get_checkpoint_url(name: str) -> str:
+    """Where the authors published the weights that they trained.
+
+    Raises:
+        ValueError: if they did not, or there is no such model.
+    """
+    stem = Path(get_config_file(name)).stem
+    if stem not in _TRAINED:
+        raise ValueError(
+            f"there are no trained weights of {stem!r}; there are of {', '.join(_TRAINED)}"
+        )
+    return f"{_AUTHORS}/{_TRAINED[stem]}"
+
+
+def get_config(
+    name: str,
+    trained: bool = False,
+    *,
+    weights: Optional[str] = None,
+    opts: Sequence[str] = (),
+) -> CfgNode:
+    """The config of a model, not frozen, for the machine at hand.
+
+    Args:
+        name: see :func:`names`.
+        trained: take the weights that the authors published; they are downloaded when they are
+            loaded. By default MODEL.WEIGHTS is what training starts from.
+        weights: MODEL.WEIGHTS, a file or a URL, in place of either.
+        opts: keys and values in turn, which override the file's.
+    """
+    if trained and weights is not None:
+        raise ValueError("trained=True and weights=... are two answers to one question: give one")
+    cfg = load_config(get_config_file(name), opts)
+    if trained:
+        cfg.MODEL.WEIGHTS = get_checkpoint_url(name)
+    elif weights is not None:
+        cfg.MODEL.WEIGHTS = weights
+    return cfg
+
+
+def get(
+    name: str,
+    trained: bool = False,
+    device: Optional[str] = None,
+    *,
+    weights: Optional[str] = None,
+) -> nn.Module:
+    """A model with its weights loaded, in training mode as Detectron2's are.
+
+    Args:
+        name, trained, weights: see :func:`get_config`.
+        device: by default the config's, or the CPU if there is no GPU.
+    """
+    cfg = get_config(name, trained, weights=weights)
+    if device is not None:
+        cfg.MODEL.DEVICE = device
+    model = build_model(cfg)
+    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    return model
