@@ -77,7 +77,8 @@ def test_installed_package_has_the_configs(tmp_path):
     shutil.copy(os.path.join(REPO, "setup.py"), source)
     for folder in ("configs", "yolact_d2"):
         shutil.copytree(os.path.join(REPO, folder), source / folder)
-    build = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index"]
+    pip_wheel = [sys.executable, "-m", "pip", "wheel"]
+    build = [*pip_wheel, "--no-build-isolation", "--no-deps", "--no-index"]
     done = subprocess.run(
         [*build, "-w", str(wheels), str(source)], capture_output=True, text=True, cwd=tmp_path
     )
