@@ -16,7 +16,7 @@ from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 
 from yolact_d2 import load_config
-from yolact_d2.visualization.files import save_figure
+from yolact_d2.files import save_figure
 from yolact_d2.visualization.prototype_figures import detection_figure, prototype_sheet
 from yolact_d2.visualization.prototypes import record_mask_parts
 
@@ -75,6 +75,7 @@ def main() -> None:
         parser.error("--top-k and --steps must be 1 or more")
     try:
         image = read_image(args.input, format="BGR")
+        os.makedirs(args.output, exist_ok=True)
         predictor = build_predictor(args)
     # yacs tells of a wrong key by KeyError, Detectron2 of a missing checkpoint by AssertionError.
     except (OSError, ValueError, KeyError, AssertionError, yaml.YAMLError) as error:
@@ -84,7 +85,6 @@ def main() -> None:
     stem = os.path.join(args.output, os.path.splitext(os.path.basename(args.input))[0])
     try:
         chosen = choose(args, len(parts.instances))
-        os.makedirs(args.output, exist_ok=True)
         save_figure(prototype_sheet(rgb, parts.prototypes), f"{stem}_prototypes.png")
         for i in chosen:
             name = class_name(predictor.cfg, int(parts.instances.pred_classes[i]))

@@ -106,7 +106,7 @@ def detection_figure(
 
     _title(
         lower,
-        "3. The mask builds up: the sigmoid of the sum so far, and its IoU with the final mask in the box",
+        "3. The mask builds up: sigmoid of the sum so far, and IoU with the final mask in the box",
     )
     axes = lower.subplots(1, columns, squeeze=False)[0]
     similarity = agreement(partial, inside)[: len(shown)]
