@@ -12,11 +12,13 @@ setup(
         "torch>=2.0",
         "torchvision",
         "fvcore",
+        "matplotlib",
         "numpy",
         "opencv-python",
         "Pillow",
         "pycocotools",
         "setuptools<81",  # Detectron2 imports pkg_resources
+        "tqdm",
     ],
     extras_require={"test": ["pytest"]},
 )

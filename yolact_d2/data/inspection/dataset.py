@@ -68,7 +68,7 @@ def inspect_dataset(
     defects += [defect for key in _LISTS for defect in _record_defects(key, coco[key])]
     images = [record for record in coco["images"] if not field_faults("images", record)]
     files = progress(images_faults(images, image_root), len(images))
-    for image, faults in zip(images, files):
+    for faults, image in zip(files, images):  # files first: the progress must see their end
         defects += [Defect(*fault, image["file_name"], image["id"]) for fault in faults]
 
     known_images = _by_id(images)
