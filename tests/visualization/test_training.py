@@ -63,6 +63,14 @@ def test_later_of_repeated_iterations_counts(tmp_path):
     assert points(run.curves["total_loss"]) == [(19, 20), (39, 40), (59, 159)]
 
 
+def test_equal_iterations_are_one_record(tmp_path):
+    # The last evaluation of a run has the iteration with which its continuation begins.
+    records = [*losses(19), {"iteration": 20, "segm/AP": 5.0}, *losses(20), *losses(20, value=7)]
+    run = read_run(write(tmp_path / "run", *records))
+    assert points(run.curves["segm/AP"]) == [(20, 5.0)]
+    assert points(run.curves["total_loss"]) == [(19, 20), (20, 27)]
+
+
 def test_values_that_are_no_numbers_are_left_out(tmp_path):
     records = [{"iteration": i, "bbox/AP": v} for i, v in enumerate([1.0, float("nan"), None, 4.0])]
     run = read_run(write(tmp_path / "run", *records))

@@ -53,9 +53,12 @@ def read_run(path: str) -> Run:
             if record is None:
                 num_unreadable += bool(line.strip())
                 continue
-            while records and records[-1]["iteration"] >= record["iteration"]:
+            while records and records[-1]["iteration"] > record["iteration"]:
                 records.pop()
-            records.append(record)
+            if records and records[-1]["iteration"] == record["iteration"]:
+                records[-1].update(record)
+            else:
+                records.append(record)
     if not records:
         raise ValueError(f"{path} has no line of metrics, such as Detectron2 writes")
     names = sorted({name for record in records for name in record} - {"iteration"})
