@@ -142,6 +142,18 @@ def test_defects_of_an_annotation(coco, folder, change, kinds):
     assert found(coco, folder) == [(kind, *where) for kind in kinds.split()]
 
 
+def test_degenerate_polygons_are_told_apart(coco, folder):
+    polygons = [polygon(*BOX), [], [5, 4], [5, 4, 15, 4], [5, 4, 15, 4, 10, 4]]
+    coco["annotations"][0]["segmentation"] = polygons
+    details = [defect.detail for defect in inspect_dataset(coco, str(folder)).defects]
+    assert details == [
+        "polygon 1 has 0 points",
+        "polygon 2 has 1 points",
+        "polygon 3 has 2 points",
+        "polygon 4 has no area",
+    ]
+
+
 @pytest.mark.parametrize("field", ["id", "image_id", "category_id", "bbox"])
 def test_field_that_is_missing(coco, folder, field):
     del coco["annotations"][0][field]
