@@ -289,9 +289,10 @@ def test_progress_sees_every_image(coco, folder):
         for item in items:
             seen.append(item)
             yield item
+        seen.append("end")
 
     inspect_dataset(coco, str(folder), progress)
-    assert seen == [2, [], []]
+    assert seen == [2, [], [], "end"]
 
 
 def test_empty_folder(coco, tmp_path):
