@@ -30,6 +30,7 @@ setup(
         "torch>=2.0",
         "torchvision",
         "fvcore",
+        "matplotlib",
         "numpy",
         "opencv-python",
         "Pillow",

@@ -97,7 +97,7 @@ def test_predictions_are_drawn_beside_the_truth(trained, run, datasets, output):
     weights = ["MODEL.WEIGHTS", str(folder / "model_final.pth")]
     done = run(
         "tools/visualize_predictions.py", "--output", str(pictures), "--num-images", "2",
-        "--scale", "1", *SMALL, *weights,
+        "--scale", "1", "--sheet", str(output / "sheet.png"), *SMALL, *weights,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert sorted(os.listdir(pictures)) == ["000000.png", "000001.png"]
@@ -108,6 +108,13 @@ def test_predictions_are_drawn_beside_the_truth(trained, run, datasets, output):
     # The truth is drawn on the left, over the picture.
     assert (drawn[:, :width] != original).any()
     assert (drawn[:, :width] == original).mean() > 0.1
+    # One below the other, in cells that are 8 pixels larger than the largest.
+    second = cv2.imread(str(pictures / "000001.png"))
+    cell = max(height, second.shape[0]) + 8, max(2 * width, second.shape[1]) + 8
+    sheet = cv2.imread(str(output / "sheet.png"))
+    assert sheet.shape == (2 * cell[0], cell[1], 3)
+    top, left = (cell[0] - height) // 2, (cell[1] - 2 * width) // 2
+    assert (sheet[top : top + height, left : left + 2 * width] == drawn).all()
 
 
 def test_yolact_plus_ranks_masks_by_their_own_scores(run, output):

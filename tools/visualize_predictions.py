@@ -2,9 +2,9 @@
 """Draw the ground truth (left) and the predictions (right) of images of a test dataset."""
 
 import argparse
+import math
 import os
 
-import cv2
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
@@ -12,6 +12,8 @@ from detectron2.engine import DefaultPredictor
 from detectron2.utils.visualizer import Visualizer
 
 from yolact_d2 import load_config
+from yolact_d2.files import save_image
+from yolact_d2.visualization.sheet import sheet
 
 
 def parse_args() -> argparse.Namespace:
@@ -19,6 +21,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--output", required=True, help="folder for the pictures")
     parser.add_argument("--num-images", type=int, default=20)
+    parser.add_argument("--sheet", help="PNG file for all of the pictures in one, too")
     parser.add_argument("--confidence-threshold", type=float, default=0.5)
     parser.add_argument("--scale", type=float, default=2.0, help="size of the drawing")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ...")
@@ -37,6 +40,7 @@ def main() -> None:
     os.makedirs(args.output, exist_ok=True)
     predictor = DefaultPredictor(cfg)
 
+    drawings = []
     for record in records:
         image = read_image(record["file_name"], format="BGR")
         rgb = image[:, :, ::-1]
@@ -45,9 +49,11 @@ def main() -> None:
         prediction = Visualizer(rgb, metadata, args.scale).draw_instance_predictions(instances)
         both = np.concatenate([truth.get_image(), prediction.get_image()], axis=1)
         stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
-        path = os.path.join(args.output, f"{stem}.png")
-        if not cv2.imwrite(path, both[:, :, ::-1]):
-            raise OSError(f"cannot write {path}")
+        save_image(both, os.path.join(args.output, f"{stem}.png"))
+        if args.sheet:
+            drawings.append(both)
+    if drawings:
+        save_image(sheet(drawings, columns=math.ceil(math.sqrt(len(drawings) / 2))), args.sheet)
     print(f"{len(records)} pictures in {args.output}")
 
 

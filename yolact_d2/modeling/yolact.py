@@ -317,6 +317,32 @@ class YOLACT(DenseDetector):
             prototypes: (k, h, w).
             output_size: (height, width) of the result.
         """
+        boxes, scores, classes, coefficients = self.detect(anchors, predictions)
+        cells = scale_boxes(boxes, prototypes.shape[1:])
+        masks = soft_masks(prototypes, coefficients, cells)
+
+        result = Instances(output_size)
+        result.pred_boxes = Boxes(scale_and_clip(boxes, output_size))
+        result.scores = scores
+        result.pred_classes = classes
+        if self.mask_iou_head is not None:
+            result.mask_scores = scores * self.mask_iou_head(masks, classes)
+        result.pred_masks = paste_masks(masks, cells, output_size)
+        return result
+
+    def detect(
+        self, anchors: Boxes, predictions: DensePredictions
+    ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The detections of one image, best first: all of the result but the masks.
+
+        Args:
+            anchors: A anchors.
+            predictions: of one image, without the batch dimension.
+
+        Returns:
+            boxes (D, 4) XYXY, relative to the image and not clipped; scores (D,); classes (D,);
+            coefficients (D, k).
+        """
         scores = predictions.logits.softmax(dim=-1)[:, :-1]
         candidates = (scores.amax(dim=1) > self.test_anchor_score_thresh).nonzero().squeeze(1)
         boxes = self.box2box_transform.apply_deltas(
@@ -333,17 +359,4 @@ class YOLACT(DenseDetector):
         # Best first, so those with a high enough score are the first.
         num_kept = int((detections.scores >= self.test_score_thresh).sum())
         kept, classes, scores = (x[:num_kept] for x in detections)
-
-        boxes = boxes[kept]
-        coefficients = predictions.coefficients[candidates[kept]]
-        cells = scale_boxes(boxes, prototypes.shape[1:])
-        masks = soft_masks(prototypes, coefficients, cells)
-
-        result = Instances(output_size)
-        result.pred_boxes = Boxes(scale_and_clip(boxes, output_size))
-        result.scores = scores
-        result.pred_classes = classes
-        if self.mask_iou_head is not None:
-            result.mask_scores = scores * self.mask_iou_head(masks, classes)
-        result.pred_masks = paste_masks(masks, cells, output_size)
-        return result
+        return boxes[kept], scores, classes, predictions.coefficients[candidates[kept]]

@@ -1,0 +1,80 @@
+"""Tools as a user runs them."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[1]
+
+# Each run is a process of its own, forked from one that has imported what takes seconds to import.
+_FORK = """
+import json, os, runpy, sys, traceback
+import detectron2.engine, matplotlib.figure, yolact_d2
+
+for number, args in enumerate(json.load(sys.stdin)):
+    pid = os.fork()
+    if pid == 0:
+        for fd, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{number}.{name}", os.O_WRONLY | os.O_CREAT), fd)
+        sys.argv, code = args, 0
+        try:
+            runpy.run_path(args[0], run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        sys.stdout.flush()
+        os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with open(f"{number}.code", "w") as file:
+        file.write(str(code))
+"""
+
+
+def run_tool(name, *args):
+    """Run tools/`name`.py; the result has `returncode`, `stdout` and `stderr`."""
+    return subprocess.run(
+        [sys.executable, *_command(name, args)], env=_env(), capture_output=True, text=True
+    )
+
+
+def run_tools(name, *arguments):
+    """:func:`run_tool` for each list of arguments, in less time."""
+    commands = [_command(name, args) for args in arguments]
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            [sys.executable, "-c", _FORK],
+            input=json.dumps(commands),
+            cwd=folder,
+            env=_env(),
+            text=True,
+            check=True,
+        )
+        read = [
+            [Path(folder, f"{i}.{kind}").read_text() for kind in ("code", "out", "err")]
+            for i in range(len(commands))
+        ]
+    return [
+        subprocess.CompletedProcess(command, int(code), out, err)
+        for command, (code, out, err) in zip(commands, read)
+    ]
+
+
+def _command(name, args):
+    return [str(REPO / "tools" / f"{name}.py"), *map(str, args)]
+
+
+def _env():
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def assert_refused(done, *messages):
+    """That a program ended as argparse ends it: with a message and no traceback."""
+    assert done.returncode == 2, done.stderr
+    assert "error: " in done.stderr and "Traceback" not in done.stderr
+    for message in messages:
+        assert str(message) in done.stderr

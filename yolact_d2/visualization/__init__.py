@@ -1,0 +1,1 @@
+"""Figures for people: how masks come about, how training went."""
