@@ -10,8 +10,8 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from yolact_d2 import Predictor, load_config, model_zoo
+from yolact_d2.files import check_writable
 from yolact_d2.inference import Pictures, Video, annotate, find_pictures, open_output, write_results
-from yolact_d2.inference.outputs import check_writable
 
 # As a shell reports a program that was ended by Ctrl-C.
 INTERRUPTED = 130

@@ -7,23 +7,42 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from yolact_d2.files import check_writable, replacing, save_figure, save_image
+from yolact_d2.files import check_writable, save_figure, save_image, whole_file
 
 
-def test_error_leaves_what_was_there(tmp_path):
-    path = tmp_path / "file"
+def test_file_takes_its_name_when_it_is_whole(tmp_path):
+    path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError):
-        with replacing(str(path)) as partial:
-            with open(partial, "w") as file:
-                file.write("half")
-            raise ZeroDivisionError
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
-    with replacing(str(path)) as partial:
+    with whole_file(str(path)) as partial:
         with open(partial, "w") as file:
             file.write("new")
         assert path.read_text() == "old"
-    assert path.read_text() == "new" and os.listdir(tmp_path) == ["file"]
+    assert path.read_text() == "new" and os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_interrupted_file_leaves_the_old_one(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(error), whole_file(str(path)) as partial:
+        with open(partial, "w") as file:
+            file.write("ne")
+        raise error
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_writable_makes_the_folder_and_leaves_nothing_in_it(tmp_path):
+    check_writable(str(tmp_path / "new" / "folder" / "a.png"))
+    assert os.listdir(tmp_path / "new" / "folder") == []
+
+
+def test_not_writable_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "a.png").mkdir()
+    for path in (tmp_path / "file" / "a.png", tmp_path / "a.png", "/proc/nowhere/a.png"):
+        with pytest.raises(ValueError, match="cannot write") as error:
+            check_writable(str(path))
+        assert repr(str(path)) in str(error.value)
 
 
 def test_images_and_figures(tmp_path):
@@ -36,19 +55,6 @@ def test_images_and_figures(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["figure", "image.png"]
 
 
-def test_where_nothing_can_be_written(tmp_path):
-    check_writable(str(tmp_path / "file"))
-    assert os.listdir(tmp_path) == []
-    (tmp_path / "text").write_text("")
-    for path in (tmp_path / "missing" / "file", tmp_path / "text" / "file"):
-        with pytest.raises(OSError, match=str(path)):
-            check_writable(str(path))
-        with pytest.raises(OSError, match=str(path)):
-            save_image(np.zeros((1, 1, 3), np.uint8), str(path))
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_folder_without_permission(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(PermissionError):
-        check_writable(str(tmp_path / "file"))
+def test_picture_where_nothing_can_be_written(tmp_path):
+    with pytest.raises(OSError, match=str(tmp_path / "missing")):
+        save_image(np.zeros((1, 1, 3), np.uint8), str(tmp_path / "missing" / "a.png"))

@@ -13,6 +13,7 @@ import torch
 from yolact_d2.checkpoint import CheckpointMismatch, from_official, to_official
 from yolact_d2.checkpoint.fit import describe, read_state_dict
 from yolact_d2.checkpoint.names import is_official, unknown_keys
+from yolact_d2.files import whole_file
 
 
 def main() -> None:
@@ -38,10 +39,8 @@ def main() -> None:
     else:
         converted = to_official(state_dict)
 
-    # Never leave half of a file behind.
-    partial = f"{args.output}.partial"
-    torch.save(converted, partial)
-    os.replace(partial, args.output)
+    with whole_file(args.output) as partial:
+        torch.save(converted, partial)
     print(f"{args.output}: {describe(state_dict)}")
 
 

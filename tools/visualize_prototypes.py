@@ -11,12 +11,12 @@ import os
 from typing import List
 
 import yaml
-from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 
 from yolact_d2 import load_config
 from yolact_d2.files import save_figure
+from yolact_d2.inference.classes import class_metadata
 from yolact_d2.visualization.prototype_figures import detection_figure, prototype_sheet
 from yolact_d2.visualization.prototypes import record_mask_parts
 
@@ -61,13 +61,6 @@ def choose(args: argparse.Namespace, num_detections: int) -> List[int]:
     return args.detections
 
 
-def class_name(cfg, index: int) -> str:
-    """The name of a class in the test dataset, or its number if there is none."""
-    datasets = cfg.DATASETS.TEST
-    names = MetadataCatalog.get(datasets[0]).get("thing_classes") if datasets else None
-    return names[index] if names else f"class {index}"
-
-
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
@@ -80,6 +73,7 @@ def main() -> None:
     # yacs tells of a wrong key by KeyError, Detectron2 of a missing checkpoint by AssertionError.
     except (OSError, ValueError, KeyError, AssertionError, yaml.YAMLError) as error:
         parser.error(str(error))
+    names = class_metadata(predictor.cfg).get("thing_classes")
     parts = record_mask_parts(predictor, image)
     rgb = image[:, :, ::-1]
     stem = os.path.join(args.output, os.path.splitext(os.path.basename(args.input))[0])
@@ -87,7 +81,8 @@ def main() -> None:
         chosen = choose(args, len(parts.instances))
         save_figure(prototype_sheet(rgb, parts.prototypes), f"{stem}_prototypes.png")
         for i in chosen:
-            name = class_name(predictor.cfg, int(parts.instances.pred_classes[i]))
+            index = int(parts.instances.pred_classes[i])
+            name = names[index] if names else f"class {index}"
             figure = detection_figure(rgb, parts, i, name, args.steps)
             save_figure(figure, f"{stem}_detection_{i}.png")
     except (OSError, ValueError) as error:

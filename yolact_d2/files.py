@@ -1,7 +1,9 @@
 """Files that are never half-written: under another name first, then renamed."""
 
+import contextlib
 import os
-from contextlib import contextmanager
+import secrets
+import tempfile
 from typing import Iterator
 
 import numpy as np
@@ -9,28 +11,38 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 
-@contextmanager
-def replacing(path: str) -> Iterator[str]:
-    """Give the name to write to; rename the file in the end, or remove it after an error."""
-    partial = f"{path}.partial"
+@contextlib.contextmanager
+def whole_file(path: str) -> Iterator[str]:
+    """The path of a file to write, beside `path`, which takes its place when it is complete (if it
+    was written at all); after an error it is removed."""
+    folder, name = os.path.split(path)
+    partial = os.path.join(folder, f".{secrets.token_hex(4)}.partial.{name}")
     try:
         yield partial
-        os.replace(partial, path)
-    finally:
         if os.path.exists(partial):
+            os.replace(partial, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
             os.remove(partial)
 
 
 def check_writable(path: str) -> None:
-    """Find out before work starts whether a file can be written.
+    """Make the folder of a file, and check that the file can be written there.
 
     Raises:
-        OSError: if it cannot.
+        ValueError: naming the path, if not.
     """
-    partial = f"{path}.partial"
-    with open(partial, "w"):
-        pass
-    os.remove(partial)
+    folder = os.path.dirname(path) or "."
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write {path!r}: {error.strerror}") from error
+    if os.path.isdir(path):
+        raise ValueError(f"cannot write {path!r}: it is a folder")
+    if os.path.exists(path) and not os.access(path, os.W_OK):
+        raise ValueError(f"cannot write {path!r}: it is there and read-only")
 
 
 def save_figure(figure: Figure, path: str) -> None:
@@ -39,7 +51,7 @@ def save_figure(figure: Figure, path: str) -> None:
     Raises:
         OSError: if the file cannot be written.
     """
-    with replacing(path) as partial:
+    with whole_file(path) as partial:
         figure.savefig(partial, format="png", dpi=100)
 
 
@@ -49,5 +61,5 @@ def save_image(image: np.ndarray, path: str) -> None:
     Raises:
         OSError: if the file cannot be written.
     """
-    with replacing(path) as partial:
+    with whole_file(path) as partial:
         Image.fromarray(image).save(partial, format="PNG")

@@ -4,7 +4,7 @@ import sys
 from small_models import YOLACT
 
 from yolact_d2.benchmark import memory
-from yolact_d2.benchmark.memory import Request, high_water, measure_peak_memory
+from yolact_d2.benchmark.memory import Request, measure_peak_memory
 from yolact_d2.benchmark.pictures import PictureSet
 from yolact_d2.benchmark.specs import ModelSpec, parse_models
 from yolact_d2.benchmark.training import TrainingSettings

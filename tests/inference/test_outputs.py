@@ -1,4 +1,4 @@
-"""Where drawings go, and that no file is half-written."""
+"""Where drawings go."""
 
 import os
 
@@ -8,12 +8,10 @@ import pytest
 
 from yolact_d2.inference.outputs import (
     check_display,
-    check_writable,
     picture_files,
     plan_pictures,
     plan_video,
     video_file,
-    whole_file,
 )
 from yolact_d2.inference.sources import Frame, Video
 
@@ -24,41 +22,6 @@ def frame(number=0, name="a.png"):
 
 def drawing(brightness=0, size=(64, 48)):
     return np.full((size[1], size[0], 3), brightness, np.uint8)
-
-
-def test_file_takes_its_name_when_it_is_whole(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with whole_file(str(path)) as partial:
-        with open(partial, "w") as file:
-            file.write("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new" and os.listdir(tmp_path) == ["a.txt"]
-
-
-@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_interrupted_file_leaves_the_old_one(tmp_path, error):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(error), whole_file(str(path)) as partial:
-        with open(partial, "w") as file:
-            file.write("ne")
-        raise error
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
-
-
-def test_writable_makes_the_folder_and_leaves_nothing_in_it(tmp_path):
-    check_writable(str(tmp_path / "new" / "folder" / "a.png"))
-    assert os.listdir(tmp_path / "new" / "folder") == []
-
-
-def test_not_writable_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    (tmp_path / "a.png").mkdir()
-    for path in (tmp_path / "file" / "a.png", tmp_path / "a.png", "/proc/nowhere/a.png"):
-        with pytest.raises(ValueError, match="cannot write") as error:
-            check_writable(str(path))
-        assert repr(str(path)) in str(error.value)
 
 
 def test_plan_of_pictures(tmp_path):

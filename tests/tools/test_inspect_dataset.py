@@ -2,7 +2,6 @@ import json
 import os
 
 import cv2
-import numpy as np
 import pytest
 
 from processes import REPO, assert_refused, run_tool, run_tools

@@ -2,13 +2,14 @@
 
 import json
 import os
-import secrets
 from typing import Any, Dict, List, NamedTuple, Optional
 
 import pycocotools.mask as mask_util
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+
+from ..files import whole_file
 
 TRAIN_NAME, VAL_NAME = "own_train", "own_val"
 
@@ -152,11 +153,9 @@ def completed(path: str, coco: Dict[str, Any], folder: str) -> str:
             annotation["area"] = _area(annotation, *sizes[annotation["image_id"]])
     os.makedirs(folder, exist_ok=True)
     target = os.path.join(folder, f"{VAL_NAME}.json")
-    # Each process of a run writes the same, under a name of its own first.
-    partial = f"{target}.{secrets.token_hex(4)}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
+    # Each process of a run writes the same.
+    with whole_file(target) as partial, open(partial, "w", encoding="utf-8") as file:
         json.dump(coco, file)
-    os.replace(partial, target)
     return target
 
 

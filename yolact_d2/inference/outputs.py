@@ -1,15 +1,14 @@
-"""Where drawings go: picture files, a video file, a window. No file is ever half-written."""
+"""Where drawings go: picture files, a video file, a window."""
 
 import contextlib
 import os
-import secrets
 import sys
-import tempfile
 from typing import Callable, Dict, Iterator, Optional, Sequence
 
 import cv2
 import numpy as np
 
+from ..files import whole_file
 from .sources import Frame
 
 # By the ending of the file. OpenCV's wheels have encoders for these on every system.
@@ -22,40 +21,6 @@ Sink = Callable[[Frame, np.ndarray], None]
 
 class WindowClosed(Exception):
     """The person who looks has seen enough."""
-
-
-@contextlib.contextmanager
-def whole_file(path: str) -> Iterator[str]:
-    """The path of a file to write, beside `path`, which takes its place when it is complete (if it
-    was written at all); after an error it is removed."""
-    folder, name = os.path.split(path)
-    partial = os.path.join(folder, f".{secrets.token_hex(4)}.partial.{name}")
-    try:
-        yield partial
-        if os.path.exists(partial):
-            os.replace(partial, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(partial)
-
-
-def check_writable(path: str) -> None:
-    """Make the folder of a file, and check that the file can be written there.
-
-    Raises:
-        ValueError: naming the path, if not.
-    """
-    folder = os.path.dirname(path) or "."
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"cannot write {path!r}: {error.strerror}") from error
-    if os.path.isdir(path):
-        raise ValueError(f"cannot write {path!r}: it is a folder")
-    if os.path.exists(path) and not os.access(path, os.W_OK):
-        raise ValueError(f"cannot write {path!r}: it is there and read-only")
 
 
 def plan_pictures(paths: Sequence[str], output: str) -> Dict[str, str]:

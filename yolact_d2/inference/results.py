@@ -8,7 +8,7 @@ from detectron2.data.catalog import Metadata
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
-from .outputs import whole_file
+from ..files import whole_file
 from .sources import Frame
 
 

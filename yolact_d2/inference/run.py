@@ -4,12 +4,12 @@ from typing import Any, Dict, List, NamedTuple, Optional, Union
 
 from tqdm import tqdm
 
+from ..files import check_writable
 from .drawing import VideoArtist
 from .outputs import (
     Sink,
     WindowClosed,
     check_display,
-    check_writable,
     picture_files,
     plan_pictures,
     plan_video,
