@@ -40,6 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def read_config(name: str, opts: list) -> CfgNode:
     """The config of a path or of a model's name."""
+    if os.path.dirname(name) and not os.path.isfile(name):
+        raise ValueError(f"there is no config file {name!r}")
     path = name if os.path.isfile(name) else model_zoo.get_config_file(name)
     try:
         return load_config(path, opts)

@@ -216,6 +216,7 @@ def test_bad_input_is_named_before_work_starts(folder, bad_runs, args):
         ("--video-input {0}/good.png --output {0}/out.gif", "a video must end with one of .avi"),
         ("--webcam 987 --output {0}/out", "camera 987 cannot be read"),
         (f"{GOOD} --config-file yolact", "there is no model 'yolact'; the models are yolact_R_"),
+        (f"{GOOD} --config-file {{0}}/nowhere.yaml", "there is no config file '{0}/nowhere.yaml'"),
         (f"{GOOD} --config-file {{0}}/text.yaml", "{0}/text.yaml, or --opts: "),
         (f"{GOOD} --config-file {{0}}/other.yaml", "is GeneralizedRCNN, not YOLACT"),
         (f"{GOOD} --opts MODEL.WEIGHTS", "odd length"),
