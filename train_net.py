@@ -59,12 +59,23 @@ def own_data(args):
     return [Own(*pair) if any(pair) else None for pair in pairs]
 
 
+def trained_with(cfg, args):
+    """The config of the model that a run goes on with, None if there is none or it is not known."""
+    if not (args.resume or args.eval_only):
+        return None
+    if cfg.MODEL.YOLACT.CLASS_NAMES:
+        return cfg
+    folder = cfg.OUTPUT_DIR if args.resume else os.path.dirname(cfg.MODEL.WEIGHTS)
+    path = os.path.join(folder, "config.yaml")
+    return load_config(path) if os.path.isfile(path) else None
+
+
 def setup(args):
     """Build the config from the file and the command line, and check the data it names."""
     cfg = load_config(args.config_file, args.opts)
     train, val = own_data(args)
     if train or val:
-        use_own_data(cfg, train, val, same_classes=args.eval_only or args.resume)
+        use_own_data(cfg, train, val, trained_with=trained_with(cfg, args))
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="yolact_d2")

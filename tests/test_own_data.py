@@ -124,6 +124,29 @@ def test_evaluation_alone_knows_the_classes(trained, own, tmp_path):
     assert expected in done.stdout
 
 
+@pytest.mark.parametrize("change", [{"name": "other"}, {"id": 4}])
+@pytest.mark.parametrize("again", ["--eval-only", "--resume"])
+def test_a_trained_model_keeps_its_classes(trained, own, tmp_path, change, again):
+    """With the config that it was trained from, too, which does not know them."""
+    coco = json.loads((own / "val.json").read_text())
+    category = next(c for c in coco["categories"] if c["id"] == 3)
+    category.update(change)
+    for annotation in coco["annotations"]:
+        if annotation["category_id"] == 3:
+            annotation["category_id"] = category["id"]
+    (tmp_path / "other.json").write_text(json.dumps(coco))
+    split = "val" if again == "--eval-only" else "train"
+    before = (trained / "config.yaml").read_text()
+    done = train(
+        own, again, f"--{split}-json", tmp_path / "other.json", f"--{split}-images", own / "val",
+        *SMALL.split(), "MODEL.WEIGHTS", trained / "model_final.pth", "OUTPUT_DIR", trained,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "other.json has the classes" in done.stderr and "was trained on" in done.stderr
+    assert (trained / "config.yaml").read_text() == before
+
+
 def test_resume_goes_on(trained, own):
     done = train(
         own, "--resume", *flags(own, "train"), *SMALL.split(), "SOLVER.MAX_ITER", 3,
@@ -175,6 +198,11 @@ def _with(change):
     return changed
 
 
+def _replace_mask(coco, segmentation):
+    coco["annotations"][0].pop("area", None)
+    coco["annotations"][0]["segmentation"] = segmentation
+
+
 BAD_FILES = {
     "no JSON": (lambda coco: "{", "cannot be read as JSON"),
     "a list": (lambda coco: "[]", "has no list 'images'"),
@@ -193,6 +221,18 @@ BAD_FILES = {
     "unknown category": (
         _with(lambda coco: coco["annotations"][0].update(category_id=8)), "category_id 8"
     ),
+    "annotation id that is a text": (
+        _with(lambda coco: coco["annotations"][0].update(id="a0")), "'a0' is not a number"
+    ),
+    "image id that is a list": (
+        _with(lambda coco: coco["images"][0].update(id=[1])), "image id [1] is not a number"
+    ),
+    "mask without counts": (
+        _with(lambda coco: _replace_mask(coco, {"size": [8, 8]})), "cannot be measured"
+    ),
+    "flat polygon": (
+        _with(lambda coco: _replace_mask(coco, [1, 2, 3, 4, 5, 6])), "cannot be measured"
+    ),
     "unknown image": (
         _with(lambda coco: coco["annotations"][0].update(image_id=80)), "image_id 80"
     ),
@@ -205,9 +245,8 @@ def test_bad_file_is_named_with_its_defect(own, tmp_path, name):
     path = tmp_path / "bad.json"
     path.write_text(change(json.loads((own / "train.json").read_text())))
     with pytest.raises(ValueError) as error:
-        use_own_data(
-            load_config(CONFIG), Own(str(path), str(own / "train")), None, same_classes=False
-        )
+        own_train = Own(str(path), str(own / "train"))
+        use_own_data(load_config(CONFIG), own_train, own_train)
     assert message in str(error.value) and str(path) in str(error.value)
 
 
@@ -218,7 +257,7 @@ def test_different_categories_are_named(own, tmp_path):
     train = Own(str(own / "train.json"), str(own / "train"))
     val = Own(str(tmp_path / "other.json"), str(own / "val"))
     with pytest.raises(ValueError) as error:
-        use_own_data(load_config(CONFIG), train, val, same_classes=False)
+        use_own_data(load_config(CONFIG), train, val)
     assert f"only in {train.json_file}: 7 (Kreis)" in str(error.value)
     assert f"only in {val.json_file}: 7 (circle)" in str(error.value)
 
@@ -226,9 +265,9 @@ def test_different_categories_are_named(own, tmp_path):
 def test_classes_of_another_model_are_refused(own):
     cfg = load_config(CONFIG, ["MODEL.YOLACT.CLASS_NAMES", "['a','b','c']"])
     val = Own(str(own / "val.json"), str(own / "val"))
-    with pytest.raises(ValueError, match=r"'no'\], but the config's model has \['a', 'b', 'c'\]"):
-        use_own_data(cfg, None, val, same_classes=True)
-    use_own_data(cfg, None, val, same_classes=False)  # fine-tuning may
+    with pytest.raises(ValueError, match=r"but the model was trained on \['a', 'b', 'c'\]"):
+        use_own_data(cfg, None, val, trained_with=cfg)
+    use_own_data(cfg, None, val)  # fine-tuning may
     assert cfg.MODEL.YOLACT.CLASS_NAMES == IN_ORDER
 
 

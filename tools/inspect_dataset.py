@@ -59,7 +59,7 @@ def build_cfg(args: argparse.Namespace):
 
 def draw_samples(args: argparse.Namespace, cfg, found) -> None:
     """Draw images that have no defect and, of their objects, all."""
-    defective = {defect.image_id for defect in found.defects}
+    defective = [defect.image_id for defect in found.defects]  # of whatever type
     annotated = {annotation["image_id"] for annotation in found.annotations}
     images = [i for i in found.images if i["id"] in annotated and i["id"] not in defective]
     seed_all_rng(0)

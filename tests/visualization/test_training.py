@@ -123,3 +123,10 @@ def test_nothing_to_show(tmp_path):
     run = read_run(write(tmp_path / "run", {"iteration": 1, "time": 2.0}))
     with pytest.raises(ValueError, match="neither losses nor"):
         training_figure({"run": run})
+
+
+def test_a_line_of_other_bytes_is_left_out(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_bytes(b'{"iteration": 1, "total_loss": 2.0}\n\xff\xfe\n')
+    run = read_run(str(path))
+    assert run.num_unreadable == 1

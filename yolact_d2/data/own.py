@@ -23,7 +23,11 @@ class Own(NamedTuple):
 
 
 def use_own_data(
-    cfg: CfgNode, train: Optional[Own], val: Optional[Own], *, same_classes: bool
+    cfg: CfgNode,
+    train: Optional[Own],
+    val: Optional[Own],
+    *,
+    trained_with: Optional[CfgNode] = None,
 ) -> None:
     """Register one's own data, and set up a config for it, in place.
 
@@ -33,8 +37,8 @@ def use_own_data(
     Args:
         train: to train on. None leaves DATASETS.TRAIN as it is.
         val: to evaluate on. None: DATASETS.TEST becomes empty.
-        same_classes: the config's model is to go on with the classes that it was trained on, so
-            those that the config names must be the file's.
+        trained_with: the config of the model that the run goes on with; the classes that it names
+            must be the file's.
 
     Raises:
         ValueError: naming the file and what is wrong with it.
@@ -47,11 +51,16 @@ def use_own_data(
     path, found = next(iter(categories.items()))
     ids = sorted(found)  # as Detectron2 numbers them
     names = [found[i] for i in ids]
+    if trained_with is not None:
+        model = trained_with.MODEL.YOLACT
+        other_names = model.CLASS_NAMES and list(model.CLASS_NAMES) != names
+        other_ids = model.CATEGORY_IDS and list(model.CATEGORY_IDS) != ids
+        if other_names or other_ids:
+            raise ValueError(
+                f"{path} has the classes {names} with the ids {ids}, but the model was trained on "
+                f"{list(model.CLASS_NAMES)} with {list(model.CATEGORY_IDS)}"
+            )
     yolact = cfg.MODEL.YOLACT
-    if same_classes and yolact.CLASS_NAMES and list(yolact.CLASS_NAMES) != names:
-        raise ValueError(
-            f"{path} has the classes {names}, but the config's model has {yolact.CLASS_NAMES}"
-        )
     yolact.NUM_CLASSES, yolact.CLASS_NAMES, yolact.CATEGORY_IDS = len(ids), names, ids
 
     cfg.DATASETS.TEST = ()
@@ -93,6 +102,8 @@ def read_coco_json(path: str) -> Dict[str, Any]:
     category_ids = _ids(path, "category", coco["categories"], ("id", "name"))
     _ids(path, "annotation", coco["annotations"], ("id", "image_id", "category_id"))
     for annotation in coco["annotations"]:
+        if type(annotation["id"]) is not int:  # which pycocotools needs
+            raise ValueError(f"{path}: the annotation id {annotation['id']!r} is not a number")
         for key, known in (("image_id", image_ids), ("category_id", category_ids)):
             if annotation[key] not in known:
                 raise ValueError(
@@ -109,6 +120,8 @@ def _ids(path: str, kind: str, entries: List[Dict[str, Any]], keys) -> set:
         missing = [key for key in keys if key not in entry]
         if missing:
             raise ValueError(f"{path}: {kind} number {place} (from 0) has no {missing[0]!r}")
+        if not isinstance(entry["id"], (int, str)):
+            raise ValueError(f"{path}: the {kind} id {entry['id']!r} is not a number")
         if entry["id"] in ids:
             raise ValueError(f"{path}: two have the {kind} id {entry['id']}")
         ids.add(entry["id"])
@@ -150,7 +163,13 @@ def completed(path: str, coco: Dict[str, Any], folder: str) -> str:
     for annotation in lacking:
         annotation.setdefault("iscrowd", 0)
         if "area" not in annotation:
-            annotation["area"] = _area(annotation, *sizes[annotation["image_id"]])
+            try:
+                annotation["area"] = _area(annotation, *sizes[annotation["image_id"]])
+            except (TypeError, KeyError, ValueError, IndexError) as error:
+                raise ValueError(
+                    f"{path}: the mask or box of annotation {annotation['id']} cannot be measured: "
+                    f"{error!r}"
+                ) from error
     os.makedirs(folder, exist_ok=True)
     target = os.path.join(folder, f"{VAL_NAME}.json")
     # Each process of a run writes the same.

@@ -47,7 +47,7 @@ def read_run(path: str) -> Run:
     if PathManager.isdir(path):
         path = os.path.join(path, "metrics.json")
     records, num_unreadable = [], 0
-    with PathManager.open(path, "r") as file:
+    with PathManager.open(path, "r", errors="replace") as file:
         for line in file:
             record = read_line(line)
             if record is None:

@@ -13,7 +13,7 @@ Record = Dict[str, Any]
 _LISTS = ("images", "annotations", "categories")
 _FIELDS = {
     "images": {"id": (int, str), "file_name": (str,), "width": (int,), "height": (int,)},
-    "annotations": {"id": (int, str), "image_id": (int, str), "category_id": (int,)},
+    "annotations": {"id": (int,), "image_id": (int, str), "category_id": (int,)},
     "categories": {"id": (int,), "name": (str,)},
 }
 
