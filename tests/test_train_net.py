@@ -117,6 +117,22 @@ def test_predictions_are_drawn_beside_the_truth(trained, run, datasets, output):
     assert (sheet[top : top + height, left : left + 2 * width] == drawn).all()
 
 
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        (["DATASETS.TEST", "()"], "DATASETS.TEST is empty"),
+        (["DATASETS.TEST", "('own_val',)"], "'own_val' is not registered"),
+        (["MODEL.WEIGHTS", "missing.pth"], "missing.pth"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(run, output, opts, message):
+    pictures = output / "nothing"
+    done = run("tools/visualize_predictions.py", "--output", str(pictures), *SMALL, *opts)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not os.path.exists(pictures) or not os.listdir(pictures)
+
+
 def test_yolact_plus_ranks_masks_by_their_own_scores(run, output):
     folder = output / "plus"
     done = run(

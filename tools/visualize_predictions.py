@@ -12,11 +12,12 @@ from detectron2.engine import DefaultPredictor
 from detectron2.utils.visualizer import Visualizer
 
 from yolact_d2 import load_config
-from yolact_d2.files import save_image
+from yolact_d2.data import check_datasets
+from yolact_d2.files import check_writable, save_image
 from yolact_d2.visualization.sheet import sheet
 
 
-def parse_args() -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--output", required=True, help="folder for the pictures")
@@ -25,20 +26,28 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--confidence-threshold", type=float, default=0.5)
     parser.add_argument("--scale", type=float, default=2.0, help="size of the drawing")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ...")
-    return parser.parse_args()
+    return parser
 
 
 def main() -> None:
-    args = parse_args()
-    cfg = load_config(args.config_file, args.opts)
-    cfg.MODEL.YOLACT.SCORE_THRESH_TEST = args.confidence_threshold
-    if not cfg.DATASETS.TEST:
-        raise ValueError("DATASETS.TEST is empty: name a dataset to draw images of")
+    parser = build_parser()
+    args = parser.parse_args()
+    if args.num_images < 1:
+        parser.error("--num-images must be 1 or more")
+    try:
+        cfg = load_config(args.config_file, args.opts)
+        cfg.MODEL.YOLACT.SCORE_THRESH_TEST = args.confidence_threshold
+        check_datasets("DATASETS.TEST", cfg.DATASETS.TEST, cfg.MODEL.YOLACT.NUM_CLASSES)
+        os.makedirs(args.output, exist_ok=True)
+        if args.sheet:
+            check_writable(args.sheet)
+        predictor = DefaultPredictor(cfg)
+    # yacs tells of a wrong key by KeyError, Detectron2 of a missing checkpoint by AssertionError.
+    except (OSError, ValueError, KeyError, AssertionError) as error:
+        parser.error(str(error))
     name = cfg.DATASETS.TEST[0]
     records = DatasetCatalog.get(name)[: args.num_images]
     metadata = MetadataCatalog.get(name)
-    os.makedirs(args.output, exist_ok=True)
-    predictor = DefaultPredictor(cfg)
 
     drawings = []
     for record in records:
