@@ -38,5 +38,5 @@ setup(
         "setuptools<81",  # Detectron2 imports pkg_resources
         "tqdm",
     ],
-    extras_require={"test": ["pytest"]},
+    extras_require={"test": ["pytest", "hypothesis"]},
 )

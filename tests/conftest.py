@@ -1,10 +1,15 @@
 import os
 
 import pytest
+from hypothesis import settings
 
 from yolact_d2 import load_config
 
 REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+# The same examples in every run; a slow machine is no fault.
+settings.register_profile("yolact_d2", deadline=None, derandomize=True, database=None)
+settings.load_profile("yolact_d2")
 
 
 def _config(name):

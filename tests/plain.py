@@ -51,6 +51,18 @@ def box_iou(a, b):
     return both / (box_area(a) + box_area(b) - both)
 
 
+def greedy_claims(iou):
+    """Claim the largest IoU, the first in row-major order, strike its row and column, repeat."""
+    iou = np.array(iou, dtype=np.float64)
+    claimed = np.full(len(iou), -1)
+    for _ in range(min(iou.shape)):
+        gt, anchor = np.unravel_index(iou.argmax(), iou.shape)
+        claimed[gt] = anchor
+        iou[gt] = -1
+        iou[:, anchor] = -1
+    return claimed.tolist()
+
+
 def eventually(condition, seconds=5.0):
     """Whether something that other threads work on becomes true."""
     end = time.monotonic() + seconds

@@ -245,6 +245,8 @@ def split_crowds(gt: Instances) -> Tuple[Instances, Instances]:
     if not gt.has("gt_iscrowd"):
         return gt, gt[:0]
     is_crowd = gt.gt_iscrowd.bool()
+    if not is_crowd.any():  # nearly always; picking all would copy their masks
+        return gt, gt[:0]
     return gt[~is_crowd], gt[is_crowd]
 
 

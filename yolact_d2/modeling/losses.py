@@ -10,6 +10,9 @@ from detectron2.structures import Boxes
 from torch import Tensor
 from torch.nn import functional as F
 
+# Bounds the memory of a resize: pixels of ground-truth masks that are float at the same time.
+_MAX_FLOAT_PIXELS = 2**24
+
 
 def hardest_negatives(
     logits: Tensor, positive: Tensor, negative: Tensor, negatives_per_positive: int
@@ -63,10 +66,14 @@ def downsample_masks(masks: Tensor, size: Tuple[int, int]) -> Tensor:
     Returns:
         (G, height, width) bool.
     """
-    soft = F.interpolate(
-        masks[:, None].float(), size=size, mode="bilinear", align_corners=False
-    )
-    return soft[:, 0] > 0.5
+    small = masks.new_empty((len(masks), *size), dtype=torch.bool)
+    chunk = max(1, _MAX_FLOAT_PIXELS // (masks.shape[1] * masks.shape[2]))
+    for part, out in zip(masks.split(chunk), small.split(chunk)):
+        soft = F.interpolate(
+            part[:, None].float(), size=size, mode="bilinear", align_corners=False
+        )
+        torch.gt(soft[:, 0], 0.5, out=out)
+    return small
 
 
 def mask_loss(masks: Tensor, gt_masks: Tensor, gt_boxes: Tensor) -> Tensor:

@@ -30,7 +30,8 @@ def inside_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
     """Cells of a grid that belong to each box.
 
     As in the authors' ``crop``, a cell counts if x1 - 1 <= column < x2 + 1, likewise for rows:
-    the box and a margin of one cell.
+    the box and a margin of one cell. A cell reaches from its column to the next, so to the right
+    and to the bottom the margin is up to two cells wide.
 
     Args:
         boxes: (N, 4) XYXY, in cells of the grid.
@@ -105,6 +106,11 @@ def scale_and_clip(boxes: Tensor, size: Tuple[int, int]) -> Tensor:
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: Tuple[int, int]) -> Tensor:
     """The masks of the detections in a picture, in the way that suits the device.
+
+    A pixel is only set if its centre lies among the cells that :func:`inside_boxes` lets in. So no
+    mask leaves its box by more than one cell to the left and to the top, and two to the right and
+    to the bottom: width / w and height / h pixels each. The resize adds nothing to that, for where
+    the cells outside count for half or more, there is no more than half left.
 
     Args:
         masks: (N, h, w) in 0..1, as :func:`soft_masks` gives them.

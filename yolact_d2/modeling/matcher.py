@@ -1,6 +1,6 @@
 """Which anchor is responsible for which ground truth: pure functions of boxes."""
 
-from typing import Sequence, Tuple
+from typing import List, Sequence, Tuple
 
 import torch
 from detectron2.structures import Boxes, pairwise_ioa, pairwise_iou
@@ -8,6 +8,9 @@ from torch import Tensor
 
 # What an anchor is for its image.
 IGNORE, BACKGROUND, FOREGROUND = -1, 0, 1
+
+# Bounds the memory of an overlap: pairs of a box and an anchor that are looked at together.
+_MAX_PAIRS = 2**22
 
 
 def claim_best_anchors(iou: Tensor) -> Tensor:
@@ -19,7 +22,8 @@ def claim_best_anchors(iou: Tensor) -> Tensor:
     at once; a few rounds do instead of one for each ground truth.
 
     Args:
-        iou: (G, A) of ground truths against anchors.
+        iou: (G, A) of ground truths against anchors. It is overwritten: of many objects it is
+            large.
 
     Returns:
         (G,) the anchor of each ground truth; -1 for those left over when G > A.
@@ -27,7 +31,6 @@ def claim_best_anchors(iou: Tensor) -> Tensor:
     num_gt, num_anchors = iou.shape
     claimed = torch.full((num_gt,), -1, dtype=torch.int64, device=iou.device)
     rows = torch.arange(num_gt, device=iou.device)
-    iou = iou.clone()
     while (claimed >= 0).sum() < min(num_gt, num_anchors):
         anchor = iou.argmax(dim=1)
         best_gt = iou[:, anchor].argmax(dim=0)
@@ -36,6 +39,30 @@ def claim_best_anchors(iou: Tensor) -> Tensor:
         iou[mutual] = -1
         iou[:, anchor[mutual]] = -1
     return claimed
+
+
+def iou_matrix(boxes: Boxes, anchors: Boxes) -> Tensor:
+    """Detectron2's :func:`pairwise_iou`, some boxes at a time: it needs six times its result.
+
+    Returns:
+        (len(boxes), len(anchors))
+    """
+    iou = boxes.tensor.new_empty((len(boxes), len(anchors)))
+    parts = _parts(boxes, len(anchors))
+    for part, out in zip(parts, iou.split([len(part) for part in parts])):
+        out.copy_(pairwise_iou(part, anchors))
+    return iou
+
+
+def largest_overlap(boxes: Boxes, anchors: Boxes) -> Tensor:
+    """(len(anchors),) the largest part of the area of each that lies in one of the boxes."""
+    parts = _parts(boxes, len(anchors))
+    return torch.stack([pairwise_ioa(part, anchors).amax(dim=0) for part in parts]).amax(dim=0)
+
+
+def _parts(boxes: Boxes, num_anchors: int) -> List[Boxes]:
+    chunk = max(1, _MAX_PAIRS // max(1, num_anchors))
+    return [Boxes(part) for part in boxes.tensor.split(chunk)]
 
 
 def match_anchors(
@@ -66,7 +93,7 @@ def match_anchors(
     matches = torch.zeros(len(anchors), dtype=torch.int64, device=device)
 
     if len(gt_boxes) > 0:
-        iou = pairwise_iou(gt_boxes, anchors)
+        iou = iou_matrix(gt_boxes, anchors)
         best_iou, matches = iou.max(dim=0)
         labels[best_iou >= low] = IGNORE
         labels[best_iou >= high] = FOREGROUND
@@ -77,7 +104,7 @@ def match_anchors(
         matches[claimed[owners]] = owners
 
     if len(crowd_boxes) > 0:
-        overlap = pairwise_ioa(crowd_boxes, anchors).max(dim=0).values
+        overlap = largest_overlap(crowd_boxes, anchors)
         labels[(overlap > crowd_overlap_thresh) & (labels != FOREGROUND)] = IGNORE
 
     return matches, labels

@@ -3,9 +3,9 @@
 from typing import Callable, NamedTuple
 
 import torch
-from detectron2 import layers
 from detectron2.utils.registry import Registry
 from torch import Tensor
+from torchvision import ops
 
 from .registry import lookup
 
@@ -145,9 +145,11 @@ def batched_nms(
     """
     indices, classes = (scores > score_thresh).nonzero(as_tuple=True)
     pair_scores = scores[indices, classes]
-    candidates = boxes[indices]
+    # In double: next to a box far away, moving the classes apart leaves float32 no digits.
+    candidates = boxes[indices].double()
     if len(candidates) > 0:
         # torchvision moves the classes apart by the largest coordinate; none may be negative.
         candidates = candidates - candidates.min()
-    keep = layers.batched_nms(candidates, pair_scores, classes, iou_thresh)[:max_detections]
+    keep = ops.batched_nms(candidates, pair_scores.double(), classes, iou_thresh)
+    keep = keep[:max_detections]
     return Detections(indices[keep], classes[keep], pair_scores[keep])

@@ -29,6 +29,9 @@ from .protonet import build_protonet
 from .registry import lookup
 from .weight_init import xavier_uniform_init
 
+# No output of a network that works comes near it, and what is made of outputs up to here is finite.
+_LARGEST_OUTPUT = 1e6
+
 
 @META_ARCH_REGISTRY.register()
 class YOLACT(DenseDetector):
@@ -319,7 +322,7 @@ class YOLACT(DenseDetector):
         """
         boxes, scores, classes, coefficients = self.detect(anchors, predictions)
         cells = scale_boxes(boxes, prototypes.shape[1:])
-        masks = soft_masks(prototypes, coefficients, cells)
+        masks = soft_masks(bounded(prototypes), coefficients, cells)
 
         result = Instances(output_size)
         result.pred_boxes = Boxes(scale_and_clip(boxes, output_size))
@@ -341,12 +344,13 @@ class YOLACT(DenseDetector):
 
         Returns:
             boxes (D, 4) XYXY, relative to the image and not clipped; scores (D,); classes (D,);
-            coefficients (D, k).
+            coefficients (D, k). All are finite, whatever the network gave; anchors of which it gave
+            no finite scores are no detections.
         """
         scores = predictions.logits.softmax(dim=-1)[:, :-1]
         candidates = (scores.amax(dim=1) > self.test_anchor_score_thresh).nonzero().squeeze(1)
         boxes = self.box2box_transform.apply_deltas(
-            predictions.deltas[candidates], anchors.tensor[candidates]
+            bounded(predictions.deltas[candidates]), anchors.tensor[candidates]
         )
         detections = self.nms(
             boxes,
@@ -359,4 +363,10 @@ class YOLACT(DenseDetector):
         # Best first, so those with a high enough score are the first.
         num_kept = int((detections.scores >= self.test_score_thresh).sum())
         kept, classes, scores = (x[:num_kept] for x in detections)
-        return boxes[kept], scores, classes, predictions.coefficients[candidates[kept]]
+        return boxes[kept], scores, classes, bounded(predictions.coefficients[candidates[kept]])
+
+
+def bounded(outputs: Tensor) -> Tensor:
+    """Outputs of a network, of which those that overflowed are made finite: NaN becomes 0, and
+    the others get as large as +-1e6 only."""
+    return outputs.clamp(-_LARGEST_OUTPUT, _LARGEST_OUTPUT).nan_to_num(nan=0.0)
