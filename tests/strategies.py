@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from detectron2.structures import BitMasks, Boxes, Instances
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
@@ -47,3 +48,45 @@ def scores(draw, num, num_classes, distinct):
         ranks = draw(st.lists(st.integers(0, 3), min_size=total, max_size=total))
     values = (np.array(ranks, dtype=np.float32) + 0.5) / 1024
     return torch.tensor(values, dtype=torch.float32).reshape(num, num_classes)
+
+
+@st.composite
+def ground_truths(draw, size, num_classes, min_box_size=4.0, max_objects=4):
+    """The objects and crowds of an image of size x size, as the mapper may leave them: none, only
+    crowds, the same twice, as small as allowed, with masks that are empty, full or full of holes.
+    """
+    num = draw(st.integers(0, max_objects))
+    rng = np.random.default_rng(draw(seeds))
+    sides = rng.choice([min_box_size * 1.001, min_box_size * 2, size / 3, size], (num, 2))
+    start = rng.uniform(0, 1, (num, 2)) * (size - sides)
+    boxes = torch.tensor(np.concatenate([start, start + sides], axis=1), dtype=torch.float32)
+    if num > 1 and draw(st.booleans()):
+        boxes[1] = boxes[0]
+    density = torch.tensor(rng.choice([0.0, 0.02, 0.7, 1.0], (num, 1, 1)))
+    masks = torch.from_numpy(rng.random((num, size, size))) < density
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.round().int().tolist()):
+        outside = torch.ones_like(mask)
+        outside[y1:y2, x1:x2] = False
+        mask &= ~outside
+    gt = Instances((size, size))
+    gt.gt_boxes = Boxes(boxes.reshape(-1, 4))
+    gt.gt_classes = torch.from_numpy(rng.integers(0, num_classes, num))
+    gt.gt_masks = BitMasks(masks)
+    gt.gt_iscrowd = torch.tensor(draw(st.lists(st.booleans(), min_size=num, max_size=num))).bool()
+    return gt
+
+
+@st.composite
+def images(draw, max_side=120, channels=3):
+    """(channels, H, W) in 0..255: noise, one colour, or black and white; of one pixel, or long."""
+    sides = st.integers(1, max_side) | st.sampled_from([1, 2, 10 * max_side])
+    height = draw(sides)
+    width = draw(sides if height <= max_side else st.integers(1, 8))
+    rng = np.random.default_rng(draw(seeds))
+    kind = draw(st.sampled_from(["noise", "one colour", "black and white"]))
+    shape = (channels, height, width) if kind != "one colour" else (channels, 1, 1)
+    image = rng.uniform(0, 255, shape)
+    if kind == "black and white":
+        image = np.where(image > 127, 255, 0)
+    image = np.broadcast_to(image, (channels, height, width)).astype(np.float32)
+    return torch.from_numpy(image.copy())
