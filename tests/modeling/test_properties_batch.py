@@ -148,7 +148,7 @@ def test_each_image_adds_its_own_losses(gt_instances, seed):
 
 
 @pytest.mark.parametrize("num_images", [3, 6], ids=["batch norm frozen", "batch norm trained"])
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(data=st.data())
 def test_training_does_not_depend_on_the_order(exact_model, num_images, data):
     """Losses and gradients."""
