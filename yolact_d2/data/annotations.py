@@ -48,6 +48,8 @@ def why_refused(annotation: Annotation, size: Size) -> Optional[str]:
         return f"has the category_id {annotation['category_id']!r}, not a whole number"
     if not is_crowd_flag(annotation.get("iscrowd", 0)):
         return f"has the iscrowd {annotation['iscrowd']!r}, not 0 or 1"
+    if annotation.get("ignore"):
+        return "has 'ignore' set, which Detectron2 does not support"
     if not _are_finite(box) or len(box) != 4:
         return f"has the bbox {box!r}, not four finite numbers"
     if isinstance(segmentation, dict):

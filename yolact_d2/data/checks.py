@@ -8,6 +8,7 @@ from typing import Any, Dict, Optional
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .annotations import is_whole, why_refused
+from .coco_json import read_checked_coco
 from .images import UnreadableImage, displayed_size, leaves_folder
 
 
@@ -43,10 +44,12 @@ def check_dataset(cfg, name: str) -> None:
             f"dataset {name!r} cannot be read: {error}. The datasets of Detectron2 and of this "
             "project are in the folder that DETECTRON2_DATASETS names, ./datasets by default"
         ) from error
-    except Exception as error:  # many kinds, for a file that is in no format
+    except Exception as error:  # many kinds, which do not say where
+        json_file = MetadataCatalog.get(name).get("json_file")
+        if json_file:
+            read_checked_coco(json_file)
         raise ValueError(
-            f"dataset {name!r} cannot be read: {type(error).__name__}: {error}. If it is a COCO "
-            "JSON, tools/inspect_dataset.py says what is wrong with it"
+            f"dataset {name!r} cannot be read: {type(error).__name__}: {error}"
         ) from error
     if not dicts:
         raise ValueError(f"dataset {name!r} has no images")

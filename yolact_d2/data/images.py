@@ -7,11 +7,12 @@ from typing import Iterator, Tuple
 import numpy as np
 from detectron2.data import detection_utils as utils
 from detectron2.utils.file_io import PathManager
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # EXIF orientations that turn the image by 90 degrees; Detectron2 applies them when it reads.
 _EXIF_ORIENTATION = 0x0112
 _EXIF_TURNED = (5, 6, 7, 8)
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 # Pillow's modes of grey images of 16 bits. Some of its versions say "I" instead.
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
@@ -21,8 +22,9 @@ class UnreadableImage(ValueError):
 
 
 def read_image(path: str, format: str) -> np.ndarray:
-    """Detectron2's :func:`read_image`, but for grey images of 16 bits. They are read by their high
-    byte, as OpenCV, and so the authors' code, does. (Detectron2 makes nearly all of them white.)
+    """Detectron2's :func:`read_image`, but for grey images of 16 bits, and TIFF files. The former
+    are read by their high byte, as OpenCV, and so the authors' code, does (Detectron2 makes nearly
+    all of them white), the latter are turned as EXIF says (Detectron2 turns them twice).
 
     Args:
         format: "RGB", "BGR", or another that Detectron2 knows.
@@ -36,9 +38,12 @@ def read_image(path: str, format: str) -> np.ndarray:
     """
     with _naming(path), PathManager.open(path, "rb") as file, Image.open(file) as image:
         _check_mode(image)
-        if image.mode in _GREY_16:
-            return utils.convert_PIL_to_numpy(_high_byte(ImageOps.exif_transpose(image)), format)
-        return utils.read_image(path, format)
+        if image.format != "TIFF" and image.mode not in _GREY_16:
+            return utils.read_image(path, format)
+        turned = ImageOps.exif_transpose(image)
+        if turned.mode in _GREY_16:
+            turned = _high_byte(turned)
+        return utils.convert_PIL_to_numpy(turned, format)
 
 
 def displayed_size(path: str) -> Tuple[int, int]:
@@ -50,6 +55,8 @@ def displayed_size(path: str) -> Tuple[int, int]:
     with _naming(path), PathManager.open(path, "rb") as file, Image.open(file) as image:
         _check_mode(image)
         width, height = image.size
+        if image.format == "TIFF":  # of which some versions of Pillow give the turned size
+            width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
         # Pillow decodes the whole of a PNG in search of EXIF behind the pixels.
         has_exif = image.format != "PNG" or "exif" in image.info
         turned = has_exif and image.getexif().get(_EXIF_ORIENTATION) in _EXIF_TURNED
@@ -71,7 +78,10 @@ def _naming(path: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise UnreadableImage(f"{path} does not exist") from error
     except Exception as error:  # Pillow raises many kinds for what is not an image
-        reason = str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "it is in no format that Pillow knows"
+        else:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImage(f"{path} cannot be read as an image: {reason}") from error
 
 
