@@ -1,6 +1,8 @@
 """What check_datasets refuses, what it says, and what it lets pass."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -224,3 +226,56 @@ def test_only_the_header_of_a_png_is_read(tmp_path, forget, monkeypatch):
     _register([{"file_name": str(tmp_path / "a.png")}], CLASSES)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
     _check()
+
+
+@pytest.mark.parametrize("climb", ["../outside.png", "sub/../../outside.png", "/{}/outside.png"])
+def test_file_names_may_not_leave_the_folder(tmp_path, registered, climb):
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    _image().save(tmp_path / "outside.png")
+    file_name = climb.format(str(tmp_path).strip("/"))
+    _write_json(tmp_path / "images", 1, file_name=file_name)
+    registered(tmp_path / "images")
+    message = _refused()
+    assert os.path.join(tmp_path, "images", file_name) in message
+    assert "DATASETS.ALLOW_PATHS_OUTSIDE" in message
+    _check(allow_outside=True)
+
+
+def test_links_and_detours_are_the_users_own(tmp_path, registered, monkeypatch):
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    _image().save(tmp_path / "outside.png")
+    (tmp_path / "images" / "0.png").symlink_to(tmp_path / "outside.png")
+    (tmp_path / "images" / "..hidden.png").symlink_to(tmp_path / "outside.png")
+    monkeypatch.chdir(tmp_path)
+    for name, root in (("one", tmp_path / "images"), ("two", Path("images/sub/.."))):
+        for file_name in ("0.png", "sub/../0.png", "..hidden.png"):
+            _write_json(tmp_path / "images", 1, file_name=file_name)
+            registered(root, f"{NAME}_{name}_{file_name}")
+            _check((f"{NAME}_{name}_{file_name}",))
+
+
+def test_datasets_without_a_folder_may_be_anywhere(tmp_path, forget):
+    _image().save(tmp_path / "a.png")
+    _register([{"file_name": str(tmp_path / "sub" / ".." / "a.png")}], CLASSES)
+    (tmp_path / "sub").mkdir()
+    _check()
+
+
+@pytest.mark.parametrize("name", [None, 7])
+def test_file_name_that_is_none(forget, name):
+    _register([{"file_name": name}], CLASSES)
+    assert f"an image has the file_name {name}" in _refused()
+
+
+def test_floating_point_images_are_refused_before_they_are_decoded(tmp_path, forget, monkeypatch):
+    Image.fromarray(np.zeros((HEIGHT, WIDTH), np.float32)).save(tmp_path / "a.tif")
+    _register([{"file_name": str(tmp_path / "a.tif")}], CLASSES)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    message = _refused()
+    assert str(tmp_path / "a.tif") in message and "save it with 8 or 16 bits" in message
+
+
+@pytest.mark.parametrize("width", [float(WIDTH), str(WIDTH), None])
+def test_sizes_are_whole_numbers(folder, width):
+    _write_json(folder, 3, width=width)
+    assert f"is recorded as {width} x {HEIGHT}" in _refused()

@@ -10,7 +10,7 @@ from typing import List, Optional, Sequence, Tuple
 import cv2
 import numpy as np
 from detectron2.data import transforms as T
-from fvcore.transforms.transform import CropTransform, PadTransform
+from fvcore.transforms.transform import CropTransform, HFlipTransform, PadTransform
 
 
 def build_augmentation(cfg) -> List[T.Augmentation]:
@@ -29,7 +29,7 @@ def build_augmentation(cfg) -> List[T.Augmentation]:
         raise ValueError(f"INPUT.RANDOM_FLIP is {flip!r}, not one of: none, horizontal, vertical")
     if flip != "none":
         augmentations.append(
-            T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")
+            RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")
         )
     augmentations.append(T.Resize((cfg.INPUT.IMAGE_SIZE, cfg.INPUT.IMAGE_SIZE)))
     return augmentations
@@ -266,6 +266,24 @@ class RandomPatch(T.Augmentation):
             if points_inside(centers - (x0, y0), (h, w)).any():
                 return PatchTransform(x0, y0, w, h, width, height)
         return T.NoOpTransform()
+
+
+class MirrorTransform(HFlipTransform):
+    """A flip whose strides are positive. PyTorch, by which Detectron2 resizes, takes no others, and
+    np.ascontiguousarray does not help where there is a single column."""
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        return super().apply_image(img).copy()
+
+
+class RandomFlip(T.RandomFlip):
+    """Detectron2's, for images one pixel wide, too."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        transform = super().get_transform(image)
+        if isinstance(transform, HFlipTransform):
+            return MirrorTransform(transform.width)
+        return transform
 
 
 def box_centers(boxes: np.ndarray) -> np.ndarray:
