@@ -17,6 +17,8 @@ from pycocotools import mask as mask_util
 
 from plain import base_cfg
 from yolact_d2.data import YOLACTDatasetMapper, check_datasets, drop_unusable
+from yolact_d2.data.annotations import why_unusable
+from yolact_d2.data.augmentation import ExpandTransform
 from yolact_d2.evaluation import MaskScoreCOCOEvaluator, UsableCOCOEvaluator, build_evaluator
 
 NAME = "bad_annotations"
@@ -76,9 +78,6 @@ USED = {
     ),
     "box far outside on one side": (
         {"bbox": [30, 20, 1e30, 10], "segmentation": [_polygon(30, 20, 40, 10)]}, [30, 20, 10, 10]
-    ),
-    "crosses itself": (
-        {"bbox": BOX, "segmentation": [[5, 4, 15, 4, 5, 12, 15, 12], _polygon(*BOX)]}, BOX
     ),
 }  # fmt: skip
 
@@ -374,3 +373,32 @@ def test_coco_rounding_is_not_touched_in_evaluation(dataset):
     DatasetCatalog.get(NAME)
     changed = UsableCOCOEvaluator(NAME)._coco_api.anns[3]
     assert changed["bbox"] == box and changed["segmentation"] == [_polygon(*box)]
+
+
+def test_polygon_that_crosses_itself_has_area():
+    crossing = _object(BOX, segmentation=[[5, 4, 15, 4, 5, 12, 15, 12]])
+    assert why_unusable(crossing, (WIDTH, HEIGHT)) is None
+
+
+def _mapped(tmp_path, annotation, *augmentations):
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.png")
+    annotation = {**annotation, "bbox_mode": BoxMode.XYWH_ABS}
+    mapper = YOLACTDatasetMapper(
+        augmentations=augmentations, image_format="RGB", min_box_size=0
+    )
+    record = {"file_name": str(tmp_path / "a.png"), "annotations": [annotation]}
+    return mapper(record)["instances"]
+
+
+def test_what_is_outside_the_image_is_not_on_the_canvas(tmp_path):
+    expand = ExpandTransform(20, 10, 30, 40, WIDTH, HEIGHT, pad_value=(0.0, 0.0, 0.0))
+    instances = _mapped(tmp_path, _object([30, 20, 25, 30]), expand)
+    assert instances.gt_boxes.tensor.tolist() == [[50, 30, 60, 40]]
+    assert (instances.gt_masks.tensor[0].numpy() == _mask(50, 30, 10, 10, size=(90, 80))).all()
+
+
+@pytest.mark.parametrize("bad", [[1, 2, 3, 4], [], [1, 2, 3, 4, 5, 6, 7]])
+def test_polygons_that_are_none_are_left_out_of_a_mask(tmp_path, bad):
+    """Of a COCO JSON, Detectron2 leaves them out; of other datasets, nobody does."""
+    instances = _mapped(tmp_path, _object(BOX, segmentation=[bad, _polygon(*BOX)]))
+    assert (instances.gt_masks.tensor[0].numpy() == _mask(*BOX)).all()

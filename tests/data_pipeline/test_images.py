@@ -126,7 +126,7 @@ REFUSED = {
     "cut JPEG": ("a.jpg", _cut("b.jpg"), "cannot be read as an image", False),
     "cut PNG": ("a.png", _cut("b.png"), "cannot be read as an image", False),
     "too few pixels": (
-        "a.png", lambda path: path.write_bytes(_png(3000, 3000)), "cannot be read as an image", False
+        "a.png", lambda path: path.write_bytes(_png(3000, 3000)), "cannot be read as", False
     ),
     "claims 10^10 pixels": (
         "a.png", lambda path: path.write_bytes(_png(10**5, 10**5)), "decompression bomb", True
@@ -233,7 +233,9 @@ def test_evaluation_sees_what_detectron2_gives(tmp_path, min_size, image_format)
     assert record["annotations"] == [{}]
 
 
-@pytest.mark.parametrize("mapper", [_mapper("RGB"), ImageMapper(augmentations=[], image_format="RGB")])
+@pytest.mark.parametrize(
+    "mapper", [_mapper("RGB"), ImageMapper(augmentations=[], image_format="RGB")]
+)
 def test_every_error_of_a_mapper_names_the_file(tmp_path, mapper):
     _pillow(RGB)(tmp_path / "a.png")
     record = {"file_name": str(tmp_path / "a.png"), "width": WIDTH}

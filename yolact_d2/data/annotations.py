@@ -88,7 +88,7 @@ def drop_unusable(dicts: Sequence[Dict[str, Any]]) -> List[Dict[str, Any]]:
     """Leave the annotations out that are of no use, and say so in one warning, with their numbers.
 
     Args:
-        dicts: dataset dicts of Detectron2, none of whose annotations :func:`why_refused` objects to.
+        dicts: dataset dicts of Detectron2, without annotations that are refused.
 
     Returns:
         as many dicts; those that had such annotations are copies without them.
@@ -119,7 +119,7 @@ def describe_dropped(dropped: Iterable[Tuple[str, str]]) -> str:
     dropped = list(dropped)
     examples = dict(reversed(dropped))
     counts = Counter(reason for reason, _ in dropped)
-    kinds = [f"{count} with {reason} (as in {examples[reason]})" for reason, count in counts.items()]
+    kinds = (f"{n} with {reason} (as in {examples[reason]})" for reason, n in counts.items())
     return f"{len(dropped)}: {', '.join(kinds)}"
 
 

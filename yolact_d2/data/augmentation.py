@@ -1,7 +1,8 @@
 """YOLACT's training augmentation, after SSD's (arXiv 1512.02325, section 3.6), for float images.
 
-With :class:`LimitSize` before, no side of an image is longer than :func:`max_side` L at any step, so
-no float array is larger than L x L x 3: 79 MB where the model's input is 640 or less.
+With :class:`LimitSize` before, no side of an image is longer than :func:`max_side` L at any step,
+so no float array is larger than L x L x 3: 79 MB where the model's input is 640 or less. Two or
+three of them are held at a time.
 """
 
 import math

@@ -1,6 +1,6 @@
 """One's own COCO JSON files as data sets, without writing Python."""
 
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
