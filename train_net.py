@@ -7,13 +7,13 @@ import os
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import build_detection_train_loader
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
-from detectron2.evaluation import COCOEvaluator, verify_results
+from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from yolact_d2 import load_config
 from yolact_d2.data import Own, YOLACTDatasetMapper, check_datasets, use_own_data
-from yolact_d2.evaluation import MaskScoreCOCOEvaluator
+from yolact_d2.evaluation import build_evaluator
 
 
 class Trainer(DefaultTrainer):
@@ -23,11 +23,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name, output_folder=None):
-        if output_folder is None:
-            output_folder = os.path.join(cfg.OUTPUT_DIR, "inference")
-        if cfg.MODEL.YOLACT.MASK_IOU.ENABLED:
-            return MaskScoreCOCOEvaluator(dataset_name, output_dir=output_folder)
-        return COCOEvaluator(dataset_name, output_dir=output_folder)
+        return build_evaluator(cfg, dataset_name, output_folder)
 
 
 def parse_args() -> argparse.Namespace:
@@ -79,11 +75,10 @@ def setup(args):
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="yolact_d2")
-    num_classes = cfg.MODEL.YOLACT.NUM_CLASSES
     if not args.eval_only:
-        check_datasets("DATASETS.TRAIN", cfg.DATASETS.TRAIN, num_classes)
+        check_datasets(cfg, "DATASETS.TRAIN")
     if args.eval_only or cfg.DATASETS.TEST:
-        check_datasets("DATASETS.TEST", cfg.DATASETS.TEST, num_classes)
+        check_datasets(cfg, "DATASETS.TEST")
     return cfg
 
 

@@ -10,12 +10,13 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import yaml
+from detectron2.data import DatasetCatalog
 from pycocotools.coco import COCO
 
 from yolact_d2 import load_config
 from yolact_d2.data import Own, use_own_data
-from yolact_d2.data.own import completed, read_coco_json
 from yolact_d2.data.shapes import generate_shapes
+from yolact_d2.evaluation import UsableCOCOEvaluator
 
 REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CONFIG = os.path.join(REPO, "configs", "yolact_shapes.yaml")
@@ -175,19 +176,19 @@ def test_the_demo_shows_the_names(trained, own, tmp_path):
     COCO(str(own / "val.json")).loadRes(results)
 
 
-def test_area_and_crowd_are_filled_in(own, tmp_path):
+def test_area_and_crowd_are_filled_in(own):
     original = {a["id"]: a for a in json.loads((own / "val.json").read_text())["annotations"]}
-    path = completed(str(own / "val.json"), read_coco_json(str(own / "val.json")), str(tmp_path))
-    coco = COCO(path)
-    assert os.path.dirname(path) == str(tmp_path) and len(os.listdir(tmp_path)) == 1
+    use_own_data(load_config(CONFIG), None, Own(str(own / "val.json"), str(own / "val")))
+    DatasetCatalog.get("own_val")  # which fills in the metadata
+    coco = UsableCOCOEvaluator("own_val")._coco_api
     assert len(coco.anns) == len(original) > 4
     assert any("area" not in a for a in original.values())
     for annotation in coco.anns.values():
         assert annotation["iscrowd"] == 0
         if "area" not in original[annotation["id"]]:
             assert annotation["area"] == coco.annToMask(annotation).sum()
-    # Nothing to fill in, so nothing to write.
-    assert completed(path, read_coco_json(path), "nowhere") == path
+        else:
+            assert annotation == original[annotation["id"]]
 
 
 def _with(change):
@@ -198,9 +199,9 @@ def _with(change):
     return changed
 
 
-def _replace_mask(coco, segmentation):
-    coco["annotations"][0].pop("area", None)
-    coco["annotations"][0]["segmentation"] = segmentation
+def _with_first(**change):
+    """Changes to the first annotation."""
+    return _with(lambda coco: coco["annotations"][0].update(change))
 
 
 BAD_FILES = {
@@ -227,11 +228,36 @@ BAD_FILES = {
     "image id that is a list": (
         _with(lambda coco: coco["images"][0].update(id=[1])), "image id [1] is not a number"
     ),
-    "mask without counts": (
-        _with(lambda coco: _replace_mask(coco, {"size": [8, 8]})), "cannot be measured"
+    "mask of another size": (
+        _with_first(segmentation={"size": [8, 8], "counts": "0"}), "has an RLE of 8 x 8 pixels"
     ),
     "flat polygon": (
-        _with(lambda coco: _replace_mask(coco, [1, 2, 3, 4, 5, 6])), "cannot be measured"
+        _with_first(segmentation=[1, 2, 3, 4, 5, 6]), "has a polygon that is not a list"
+    ),
+    "polygon of text": (
+        _with_first(segmentation=[["1", "2", "3", "4", "5", "6"]]), "has a polygon that is not"
+    ),
+    "no polygons": (_with_first(segmentation=[]), "has no 'segmentation'"),
+    "box of three": (_with_first(bbox=[1, 2, 3]), "has the bbox [1, 2, 3], not four"),
+    "box that is not finite": (
+        _with_first(bbox=[1, 2, float("inf"), 4]), "has the bbox [1, 2, inf, 4], not four"
+    ),
+    "crowd flag that is a text": (_with_first(iscrowd="0"), "has the iscrowd '0', not 0 or 1"),
+    "category id of an annotation that is true": (
+        _with(
+            lambda coco: (
+                coco["categories"].append({"id": 1, "name": "one"}),
+                coco["annotations"][0].update(category_id=True),
+            )
+        ),
+        "has the category_id True, not a whole number",
+    ),
+    "image id that no set holds": (_with_first(image_id=[1]), "image_id [1], and there is none"),
+    "annotation that is none": (
+        _with(lambda coco: coco["annotations"].append(None)), "has no 'id'"
+    ),
+    "image of half a pixel more": (
+        _with(lambda coco: coco["images"][0].update(width=128.5)), "128.5 x"
     ),
     "unknown image": (
         _with(lambda coco: coco["annotations"][0].update(image_id=80)), "image_id 80"

@@ -7,12 +7,11 @@ import os
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 from detectron2.utils.visualizer import Visualizer
 
 from yolact_d2 import load_config
-from yolact_d2.data import check_datasets
+from yolact_d2.data import UnreadableImage, check_datasets, read_image
 from yolact_d2.files import check_writable, save_image
 from yolact_d2.visualization.sheet import sheet
 
@@ -37,7 +36,7 @@ def main() -> None:
     try:
         cfg = load_config(args.config_file, args.opts)
         cfg.MODEL.YOLACT.SCORE_THRESH_TEST = args.confidence_threshold
-        check_datasets("DATASETS.TEST", cfg.DATASETS.TEST, cfg.MODEL.YOLACT.NUM_CLASSES)
+        check_datasets(cfg, "DATASETS.TEST")
         os.makedirs(args.output, exist_ok=True)
         if args.sheet:
             check_writable(args.sheet)
@@ -51,7 +50,10 @@ def main() -> None:
 
     drawings = []
     for record in records:
-        image = read_image(record["file_name"], format="BGR")
+        try:
+            image = read_image(record["file_name"], format="BGR")
+        except UnreadableImage as error:
+            parser.error(str(error))
         rgb = image[:, :, ::-1]
         instances = predictor(image)["instances"].to("cpu")
         truth = Visualizer(rgb, metadata, args.scale).draw_dataset_dict(record)

@@ -11,10 +11,10 @@ import os
 from typing import List
 
 import yaml
-from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 
 from yolact_d2 import load_config
+from yolact_d2.data import read_image
 from yolact_d2.files import save_figure
 from yolact_d2.inference.classes import class_metadata
 from yolact_d2.visualization.prototype_figures import detection_figure, prototype_sheet

@@ -15,6 +15,9 @@ def add_yolact_config(cfg: CN) -> None:
     # MODEL.ANCHOR_GENERATOR.SIZES are in its pixels: scale them along, int(size / 550 * S).
     cfg.INPUT.IMAGE_SIZE = 550
 
+    # File names in a dataset may lead out of the folder of its images, by ".." or from "/".
+    cfg.DATASETS.ALLOW_PATHS_OUTSIDE = False
+
     # Training augmentation, in the order in which it is applied, instead of INPUT.CROP and
     # INPUT.COLOR_AUG_SSD. INPUT.RANDOM_FLIP and the resize to INPUT.IMAGE_SIZE follow.
     cfg.INPUT.AUG = CN()

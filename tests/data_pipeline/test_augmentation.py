@@ -13,17 +13,20 @@ from pycocotools import mask as mask_api
 from yolact_d2 import add_yolact_config
 from yolact_d2.data.augmentation import (
     ExpandTransform,
+    LimitSize,
     PatchTransform,
     PhotometricTransform,
     RandomExpand,
+    RandomFlip,
     RandomPatch,
     RandomPhotometric,
     build_augmentation,
+    max_side,
     points_inside,
 )
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-ORDER = [RandomPhotometric, RandomExpand, RandomPatch, T.RandomFlip, T.Resize]
+ORDER = [RandomPhotometric, RandomExpand, RandomPatch, RandomFlip, T.Resize]
 POINTS = [[0.0, 0.0], [3.5, 2.0], [-4.0, 90.0]]
 BOXES = [[1.0, 2.0, 8.5, 9.0], [0.0, 0.0, 3.0, 4.0]]
 
@@ -442,7 +445,7 @@ def test_recipe_of_the_paper():
         ("INPUT.AUG.PHOTOMETRIC", False, RandomPhotometric),
         ("INPUT.AUG.EXPAND", False, RandomExpand),
         ("INPUT.AUG.CROP", False, RandomPatch),
-        ("INPUT.RANDOM_FLIP", "none", T.RandomFlip),
+        ("INPUT.RANDOM_FLIP", "none", RandomFlip),
     ],
 )
 def test_each_switch_removes_its_own_augmentation(key, value, removed):
@@ -457,7 +460,7 @@ def test_flip(direction):
     cfg.INPUT.RANDOM_FLIP = direction
     image = _random_image(5, 7)
     mirrored = image[:, ::-1] if direction == "horizontal" else image[::-1]
-    augmentation = build_augmentation(cfg)[ORDER.index(T.RandomFlip)]
+    augmentation = build_augmentation(cfg)[ORDER.index(RandomFlip)]
     np.random.seed(0)
     draws = 400
     results = [augmentation.get_transform(image).apply_image(image) for _ in range(draws)]
@@ -541,3 +544,114 @@ def test_canvas_smaller_than_the_image_is_named():
     cfg.INPUT.AUG.EXPAND_MAX_RATIO = 0.5
     with pytest.raises(ValueError, match="INPUT.AUG.EXPAND_MAX_RATIO is 0.5"):
         build_augmentation(cfg)
+
+
+# Images that are too large
+
+
+def _coordinates(height, width):
+    """An image whose first two channels say where in it a pixel's centre is; the third is 0."""
+    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    return np.stack([x, y, 0 * x], axis=2).astype(np.float32)
+
+
+def _assert_points_follow(transform, size):
+    """That coordinates, boxes and masks go where a transform takes the pixels of an image."""
+    height, width = size
+    moved = transform.apply_image(_coordinates(height, width))
+    # At the border values are not linear, outside they are the fill.
+    inner = (moved[..., :2] > (3, 3)) & (moved[..., :2] < (width - 3, height - 3))
+    rows, columns = np.nonzero(inner.all(axis=2) & (moved[..., 2] == 0))
+    assert len(rows) > 0
+    points = moved[rows, columns, :2].astype(np.float64)
+    np.testing.assert_allclose(
+        transform.apply_coords(points.copy()), np.stack([columns, rows], axis=1) + 0.5, atol=0.01
+    )
+    box = np.array([[width * 0.2, height * 0.3, width * 0.9, height * 0.8]])
+    [corners] = transform.apply_polygons([box.reshape(2, 2).copy()])
+    np.testing.assert_allclose(transform.apply_box(box.copy())[0], corners.ravel())
+    mask = np.zeros(size, np.uint8)
+    x0, y0, x1, y1 = box.round().astype(int)[0]
+    mask[y0:y1, x0:x1] = 1
+    found = np.argwhere(transform.apply_segmentation(mask))
+    tight = np.array([found.min(axis=0)[::-1], found.max(axis=0)[::-1] + 1])
+    expected = transform.apply_coords(np.array([[x0, y0], [x1, y1]], np.float64))
+    assert np.abs(tight - expected).max() < 1
+
+
+@pytest.mark.parametrize(
+    "size, limit, expected",
+    [
+        ((300, 400), 400, None),
+        ((400, 300), 399, (399, 299)),
+        ((300, 1000), 100, (30, 100)),
+        ((900, 120), 90, (90, 12)),
+        ((10, 4000), 100, (1, 100)),
+        ((1, 1), 1, None),
+    ],
+)
+def test_large_images_are_reduced(size, limit, expected):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    transform = LimitSize(limit).get_transform(image)
+    result = transform.apply_image(image)
+    if expected is None:
+        assert result is image
+        return
+    assert result.dtype == np.uint8 and result.shape == (*expected, 3)
+    rows, columns = (_bilinear_weights(*sides) for sides in zip(size, expected))
+    plain = np.einsum("yi,ijc,xj->yxc", rows, image, columns, optimize=True)
+    assert np.abs(result - plain).max() < 1
+    assert transform.apply_image(image[..., :1]).shape == (*expected, 1)
+    np.testing.assert_array_equal(transform.apply_image(image[..., ::-1]), result[..., ::-1])
+    if min(expected) > 10:
+        _assert_points_follow(transform, size)
+
+
+@pytest.mark.parametrize("size", [(150, 200), (300, 120), (10, 390), (1, 1)])
+def test_canvas_has_a_limit(size):
+    limit = 400
+    augmentation = RandomExpand((7.0, 8.0, 9.0), prob=1.0, max_side=limit)
+    image = np.full((*size, 3), 200, np.float32)
+    ratios, reduced = [], 0
+    for seed in range(40):
+        np.random.seed(seed)
+        _, ratio = np.random.rand(), np.random.uniform(1, 4)
+        np.random.seed(seed)
+        transform = augmentation.get_transform(image)
+        canvas = transform.apply_image(image)
+        assert canvas.dtype == np.float32 and max(canvas.shape[:2]) <= limit
+        if max(size) * ratio <= limit:
+            assert isinstance(transform, ExpandTransform)
+            assert canvas.shape[:2] == tuple(int(side * ratio) for side in size)
+            continue
+        reduced += 1
+        assert max(canvas.shape[:2]) > limit - 4
+        # As much of the canvas is the image as if there were no limit.
+        ratios.append((canvas == 200).all(axis=2).mean() * ratio**2)
+        if min(size) > 100:
+            _assert_points_follow(transform, size)
+    assert (reduced > 10) == (size != (1, 1))
+    if min(size) > 100:
+        np.testing.assert_allclose(ratios, 1, atol=0.05)
+
+
+def test_limit_draws_no_other_random_numbers():
+    image = np.zeros((640, 480, 3), np.float32)
+    limited, unlimited = RandomExpand((0.0,) * 3, max_side=2560), RandomExpand((0.0,) * 3)
+    for seed in range(30):
+        drawn = []
+        for augmentation in (limited, unlimited):
+            np.random.seed(seed)
+            transform = augmentation.get_transform(image)
+            drawn.append((type(transform), vars(transform), np.random.rand()))
+        assert drawn[0] == drawn[1]
+
+
+def test_coco_is_never_reduced():
+    for name in ("yolact_R_101_FPN_400", "yolact_R_101_FPN_550", "yolact_R_101_FPN_700"):
+        cfg = get_cfg()
+        add_yolact_config(cfg)
+        cfg.merge_from_file(str(CONFIGS / f"{name}.yaml"))
+        assert max_side(cfg) == (2800 if "700" in name else 2560)
+        assert build_augmentation(cfg)[1].max_side == max_side(cfg)
+        assert max_side(cfg) >= 640 * cfg.INPUT.AUG.EXPAND_MAX_RATIO

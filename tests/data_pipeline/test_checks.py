@@ -1,14 +1,18 @@
 """What check_datasets refuses, what it says, and what it lets pass."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.data.detection_utils import read_image
 from PIL import Image, ImageFile
 
+from yolact_d2 import add_yolact_config
 from yolact_d2.data import check_datasets
 
 NAME = "test_checks"
@@ -59,20 +63,29 @@ def folder(tmp_path, registered):
     return tmp_path
 
 
+def _check(names=(NAME,), key="DATASETS.TRAIN", num_classes=2, allow_outside=False):
+    cfg = get_cfg()
+    add_yolact_config(cfg)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = names, ()
+    cfg.DATASETS.ALLOW_PATHS_OUTSIDE = allow_outside
+    cfg.MODEL.YOLACT.NUM_CLASSES = num_classes
+    check_datasets(cfg, key)
+
+
 def _refused(*names, num_classes=2):
     """The message with which datasets are refused."""
     with pytest.raises(ValueError) as error:
-        check_datasets("DATASETS.TRAIN", names or (NAME,), num_classes)
+        _check(names or (NAME,), num_classes=num_classes)
     return str(error.value)
 
 
 def test_good_dataset_passes(folder):
-    check_datasets("DATASETS.TRAIN", (NAME,), 2)
+    _check()
 
 
 def test_no_datasets():
     with pytest.raises(ValueError, match="DATASETS.TEST is empty"):
-        check_datasets("DATASETS.TEST", (), 2)
+        _check(key="DATASETS.TEST")
 
 
 def test_unregistered_name(folder):
@@ -144,7 +157,7 @@ def test_sizes_need_not_be_recorded(tmp_path):
     DatasetCatalog.register(NAME, lambda: [{"file_name": str(tmp_path / "a.png")}])
     MetadataCatalog.get(NAME).thing_classes = CLASSES
     try:
-        check_datasets("DATASETS.TRAIN", (NAME,), 2)
+        _check()
     finally:
         DatasetCatalog.remove(NAME)
         MetadataCatalog.remove(NAME)
@@ -165,7 +178,7 @@ def test_exif_rotation_counts(tmp_path, registered, orientation):
 
     registered(tmp_path)
     _write_json(tmp_path, 1, file_name="a.jpg", width=displayed[0], height=displayed[1])
-    check_datasets("DATASETS.TRAIN", (NAME,), 2)
+    _check()
     _write_json(tmp_path, 1, file_name="a.jpg", width=other[0], height=other[1])
     message = _refused()
     assert str(path) in message and f"is {displayed[0]} x {displayed[1]}" in message
@@ -187,10 +200,10 @@ def forget():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"segmentation": None}, "an object has no 'segmentation'"),
-        ({"bbox": None}, "an object has no 'bbox'"),
-        ({"category_id": 2}, "category_id 2 is not in 0..1"),
-        ({"category_id": -1}, "category_id -1 is not in 0..1"),
+        ({"segmentation": None}, "has no 'segmentation'"),
+        ({"bbox": None}, "has no 'bbox'"),
+        ({"category_id": 2}, "has the category_id 2, not one in 0..1"),
+        ({"category_id": -1}, "has the category_id -1, not one in 0..1"),
     ],
 )
 def test_unusable_object_is_named(tmp_path, forget, change, message):
@@ -199,7 +212,7 @@ def test_unusable_object_is_named(tmp_path, forget, change, message):
     bad = {k: v for k, v in {**good, **change}.items() if v is not None}
     record = {"file_name": str(tmp_path / "a.png"), "annotations": [good, bad]}
     _register([record], CLASSES)
-    assert f"{record['file_name']}: {message}" in _refused()
+    assert f"{record['file_name']}: object 1 (from 0) {message}" in _refused()
 
 
 def test_missing_category_names_are_named(tmp_path, forget):
@@ -212,4 +225,57 @@ def test_only_the_header_of_a_png_is_read(tmp_path, forget, monkeypatch):
     _image().save(tmp_path / "a.png")
     _register([{"file_name": str(tmp_path / "a.png")}], CLASSES)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
-    check_datasets("DATASETS.TRAIN", (NAME,), 2)
+    _check()
+
+
+@pytest.mark.parametrize("climb", ["../outside.png", "sub/../../outside.png", "/{}/outside.png"])
+def test_file_names_may_not_leave_the_folder(tmp_path, registered, climb):
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    _image().save(tmp_path / "outside.png")
+    file_name = climb.format(str(tmp_path).strip("/"))
+    _write_json(tmp_path / "images", 1, file_name=file_name)
+    registered(tmp_path / "images")
+    message = _refused()
+    assert os.path.join(tmp_path, "images", file_name) in message
+    assert "DATASETS.ALLOW_PATHS_OUTSIDE" in message
+    _check(allow_outside=True)
+
+
+def test_links_and_detours_are_the_users_own(tmp_path, registered, monkeypatch):
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    _image().save(tmp_path / "outside.png")
+    (tmp_path / "images" / "0.png").symlink_to(tmp_path / "outside.png")
+    (tmp_path / "images" / "..hidden.png").symlink_to(tmp_path / "outside.png")
+    monkeypatch.chdir(tmp_path)
+    for name, root in (("one", tmp_path / "images"), ("two", Path("images/sub/.."))):
+        for file_name in ("0.png", "sub/../0.png", "..hidden.png"):
+            _write_json(tmp_path / "images", 1, file_name=file_name)
+            registered(root, f"{NAME}_{name}_{file_name}")
+            _check((f"{NAME}_{name}_{file_name}",))
+
+
+def test_datasets_without_a_folder_may_be_anywhere(tmp_path, forget):
+    _image().save(tmp_path / "a.png")
+    _register([{"file_name": str(tmp_path / "sub" / ".." / "a.png")}], CLASSES)
+    (tmp_path / "sub").mkdir()
+    _check()
+
+
+@pytest.mark.parametrize("name", [None, 7])
+def test_file_name_that_is_none(forget, name):
+    _register([{"file_name": name}], CLASSES)
+    assert f"an image has the file_name {name}" in _refused()
+
+
+def test_floating_point_images_are_refused_before_they_are_decoded(tmp_path, forget, monkeypatch):
+    Image.fromarray(np.zeros((HEIGHT, WIDTH), np.float32)).save(tmp_path / "a.tif")
+    _register([{"file_name": str(tmp_path / "a.tif")}], CLASSES)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    message = _refused()
+    assert str(tmp_path / "a.tif") in message and "save it with 8 or 16 bits" in message
+
+
+@pytest.mark.parametrize("width", [float(WIDTH), str(WIDTH), None])
+def test_sizes_are_whole_numbers(folder, width):
+    _write_json(folder, 3, width=width)
+    assert f"is recorded as {width} x {HEIGHT}" in _refused()

@@ -8,7 +8,6 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from yolact_d2.data.inspection import KINDS, format_defects, inspect_dataset, read_coco
-from yolact_d2.data.inspection.images import leaves_folder
 
 WIDTH, HEIGHT = 40, 30
 
@@ -131,6 +130,10 @@ def test_sound_dataset(coco, folder):
         ({"image_id": [1]}, "bad_record"),
         ({"category_id": "7"}, "bad_record"),
         ({"category_id": True}, "bad_record"),
+        ({"iscrowd": "0"}, "bad_record"),
+        ({"iscrowd": 2}, "bad_record"),
+        ({"iscrowd": None}, "bad_record"),
+        ({"iscrowd": True}, ""),
         ({"ignore": 1}, "bad_record"),
         ({"ignore": 0}, ""),
     ],
@@ -300,21 +303,13 @@ def test_empty_folder(coco, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, leaves",
-    [("a.png", False), ("a/b.png", False), ("a/../b.png", False), ("..a.png", False),
-     ("../a.png", True), ("a/../../b.png", True), ("/a.png", True), ("..", True)],
-)  # fmt: skip
-def test_leaves_folder(name, leaves):
-    assert leaves_folder(name) is leaves
-
-
-@pytest.mark.parametrize(
     "content, message",
     [
-        (b"", "not a JSON file"),
-        (b"{'images': []}", "not a JSON file"),
-        (b"\xff\xfe\x00", "not a JSON file"),
-        (b"[]", "has a list for a dict"),
+        (b"", "cannot be read as JSON"),
+        (b"{'images': []}", "cannot be read as JSON"),
+        (b"\xff\xfe\x00", "cannot be read as JSON"),
+        (b"[]", "no list 'images'"),
+        (b"[" * 100_000, "cannot be read as JSON"),
         (b'{"images": [], "annotations": []}', "no list 'categories'"),
         (b'{"images": {}, "annotations": [], "categories": []}', "no list 'images'"),
     ],

@@ -8,7 +8,7 @@ from pycocotools import mask as mask_util
 
 from yolact_d2.data import YOLACTDatasetMapper
 from yolact_d2.data.inspection import collect_statistics, format_statistics
-from yolact_d2.data.inspection.annotations import decode_runs
+from yolact_d2.data.rle import decode_runs
 from yolact_d2.data.inspection.statistics import count_lost
 
 IMAGES = [

@@ -93,7 +93,7 @@ def test_empty_folder_is_defects_and_bad_input_is_refused(shapes, tmp_path):
     )
     assert empty.returncode == 1 and "missing_image: 4" in empty.stdout
     assert_refused(refused[0], tmp_path / "missing.json")
-    assert_refused(refused[1], tmp_path / "text.json", "not a JSON file")
+    assert_refused(refused[1], tmp_path / "text.json", "cannot be read as JSON")
     assert_refused(refused[2], f"there is no folder {tmp_path / 'nowhere'}")
     assert_refused(refused[3], "NO_SUCH_KEY")
     assert_refused(refused[4], tmp_path / "text.json" / "a.json")

@@ -1,7 +1,19 @@
 from . import builtin  # noqa: F401  registers the datasets
+from .annotations import drop_unusable
 from .augmentation import build_augmentation
 from .checks import check_datasets
-from .dataset_mapper import YOLACTDatasetMapper
+from .dataset_mapper import ImageMapper, YOLACTDatasetMapper
+from .images import UnreadableImage, read_image
 from .own import Own, use_own_data
 
-__all__ = ["Own", "YOLACTDatasetMapper", "build_augmentation", "check_datasets", "use_own_data"]
+__all__ = [
+    "ImageMapper",
+    "Own",
+    "UnreadableImage",
+    "YOLACTDatasetMapper",
+    "build_augmentation",
+    "check_datasets",
+    "drop_unusable",
+    "read_image",
+    "use_own_data",
+]

@@ -1,11 +1,17 @@
-"""YOLACT's training augmentation, after SSD's (arXiv 1512.02325, section 3.6), for float images."""
+"""YOLACT's training augmentation, after SSD's (arXiv 1512.02325, section 3.6), for float images.
 
-from typing import List, Sequence, Tuple
+With :class:`LimitSize` before, no side of an image is longer than :func:`max_side` L at any step,
+so no float array is larger than L x L x 3: 79 MB where the model's input is 640 or less. Two or
+three of them are held at a time.
+"""
+
+import math
+from typing import List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 from detectron2.data import transforms as T
-from fvcore.transforms.transform import CropTransform, PadTransform
+from fvcore.transforms.transform import CropTransform, HFlipTransform, PadTransform
 
 
 def build_augmentation(cfg) -> List[T.Augmentation]:
@@ -14,7 +20,9 @@ def build_augmentation(cfg) -> List[T.Augmentation]:
     if aug.PHOTOMETRIC:
         augmentations.append(RandomPhotometric(cfg.INPUT.FORMAT))
     if aug.EXPAND:
-        augmentations.append(RandomExpand(aug.EXPAND_COLOR, aug.EXPAND_MAX_RATIO))
+        augmentations.append(
+            RandomExpand(aug.EXPAND_COLOR, aug.EXPAND_MAX_RATIO, max_side=max_side(cfg))
+        )
     if aug.CROP:
         augmentations.append(RandomPatch(aug.CROP_MIN_RATIO))
     flip = cfg.INPUT.RANDOM_FLIP
@@ -22,10 +30,46 @@ def build_augmentation(cfg) -> List[T.Augmentation]:
         raise ValueError(f"INPUT.RANDOM_FLIP is {flip!r}, not one of: none, horizontal, vertical")
     if flip != "none":
         augmentations.append(
-            T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")
+            RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")
         )
     augmentations.append(T.Resize((cfg.INPUT.IMAGE_SIZE, cfg.INPUT.IMAGE_SIZE)))
     return augmentations
+
+
+def max_side(cfg) -> int:
+    """L, the largest side of an image while it is augmented, in pixels. COCO's images, of at most
+    640, do not reach it when they are expanded 4 times."""
+    return 4 * max(640, cfg.INPUT.IMAGE_SIZE)
+
+
+class ReduceTransform(T.ResizeTransform):
+    """A resize of images that is bilinear without antialiasing, for 8 bits too."""
+
+    def apply_image(self, img: np.ndarray, interp: Optional[int] = None) -> np.ndarray:
+        if interp is not None:  # of a mask
+            return super().apply_image(img, interp)
+        reduced = cv2.resize(img, (self.new_w, self.new_h), interpolation=cv2.INTER_LINEAR)
+        return reduced.reshape(self.new_h, self.new_w, *img.shape[2:])
+
+
+class LimitSize(T.Augmentation):
+    """Reduce an image, one of 8 bits, with a side above `max_side` to it."""
+
+    def __init__(self, max_side: int):
+        super().__init__()
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        size = image.shape[:2]
+        reduced = reduced_size(size, self.max_side / max(size))
+        return T.NoOpTransform() if reduced == size else ReduceTransform(*size, *reduced)
+
+
+def reduced_size(size: Tuple[int, int], factor: float) -> Tuple[int, int]:
+    """(height, width) times a factor, if that is less than 1, each 1 or more."""
+    if factor >= 1:
+        return size
+    return max(round(size[0] * factor), 1), max(round(size[1] * factor), 1)
 
 
 class PhotometricTransform(T.Transform):
@@ -130,12 +174,19 @@ class ExpandTransform(PadTransform):
 class RandomExpand(T.Augmentation):
     """With some probability, put the image at a random place of a larger canvas."""
 
-    def __init__(self, fill: Sequence[float], max_ratio: float = 4.0, prob: float = 0.5):
+    def __init__(
+        self,
+        fill: Sequence[float],
+        max_ratio: float = 4.0,
+        prob: float = 0.5,
+        max_side: float = math.inf,
+    ):
         """
         Args:
             fill: colour of the canvas.
             max_ratio: largest side of the canvas, as a multiple of the image's.
             prob: how often.
+            max_side: of the canvas, in pixels. If it would be larger, the image is reduced.
         """
         super().__init__()
         if max_ratio < 1:
@@ -145,13 +196,19 @@ class RandomExpand(T.Augmentation):
     def get_transform(self, image: np.ndarray) -> T.Transform:
         if np.random.rand() >= self.prob:
             return T.NoOpTransform()
-        height, width = image.shape[:2]
+        size = image.shape[:2]
         ratio = np.random.uniform(1, self.max_ratio)
-        extra_x, extra_y = int(width * ratio) - width, int(height * ratio) - height
+        height, width = reduced_size(size, self.max_side / (max(size) * ratio))
+        extra_x, extra_y = (
+            min(int(side * ratio), self.max_side) - side for side in (width, height)
+        )
         x0, y0 = np.random.randint(extra_x + 1), np.random.randint(extra_y + 1)
-        return ExpandTransform(
+        expand = ExpandTransform(
             x0, y0, extra_x - x0, extra_y - y0, width, height, pad_value=tuple(self.fill)
         )
+        if (height, width) == size:
+            return expand
+        return T.TransformList([ReduceTransform(*size, height, width), expand])
 
 
 class PatchTransform(CropTransform):
@@ -210,6 +267,24 @@ class RandomPatch(T.Augmentation):
             if points_inside(centers - (x0, y0), (h, w)).any():
                 return PatchTransform(x0, y0, w, h, width, height)
         return T.NoOpTransform()
+
+
+class MirrorTransform(HFlipTransform):
+    """A flip whose strides are positive. PyTorch, by which Detectron2 resizes, takes no others, and
+    np.ascontiguousarray does not help where there is a single column."""
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        return super().apply_image(img).copy()
+
+
+class RandomFlip(T.RandomFlip):
+    """Detectron2's, for images one pixel wide, too."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        transform = super().get_transform(image)
+        if isinstance(transform, HFlipTransform):
+            return MirrorTransform(transform.width)
+        return transform
 
 
 def box_centers(boxes: np.ndarray) -> np.ndarray:

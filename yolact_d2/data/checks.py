@@ -1,41 +1,41 @@
 """What can be known to be wrong with the data before a run starts."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils.file_io import PathManager
-from PIL import Image
 
-# EXIF orientations that turn the image by 90 degrees; Detectron2 applies them when it reads.
-_EXIF_ORIENTATION = 0x0112
-_EXIF_TURNED = (5, 6, 7, 8)
+from .annotations import is_whole, why_refused
+from .coco_json import read_checked_coco
+from .images import UnreadableImage, displayed_size, leaves_folder
 
 
-def check_datasets(key: str, names: Sequence[str], num_classes: int) -> None:
+def check_datasets(cfg, key: str) -> None:
     """Check datasets against their files and against the model.
 
-    Reads the header of every image, which takes some seconds for a hundred thousand.
+    Reads the header of every image and looks at every annotation, which takes some seconds for a
+    hundred thousand.
 
     Args:
-        key: "DATASETS.TRAIN" or "DATASETS.TEST".
-        names: its value, names of registered datasets.
-        num_classes: ``cfg.MODEL.YOLACT.NUM_CLASSES``.
+        cfg: DATASETS, and MODEL.YOLACT.NUM_CLASSES.
+        key: "DATASETS.TRAIN" or "DATASETS.TEST": the names of registered datasets.
 
     Raises:
         ValueError: naming the dataset and the file, key or value that is wrong.
     """
+    names = cfg.DATASETS.TRAIN if key == "DATASETS.TRAIN" else cfg.DATASETS.TEST
     if not names:
         raise ValueError(f"{key} is empty: name a dataset")
     for name in names:
         if name not in DatasetCatalog:
             known = ", ".join(DatasetCatalog.list())
             raise ValueError(f"{key}: {name!r} is not registered; known are {known}")
-        check_dataset(name, num_classes)
+        check_dataset(cfg, name)
 
 
-def check_dataset(name: str, num_classes: int) -> None:
+def check_dataset(cfg, name: str) -> None:
     """See :func:`check_datasets`."""
     try:
         dicts = DatasetCatalog.get(name)
@@ -44,10 +44,18 @@ def check_dataset(name: str, num_classes: int) -> None:
             f"dataset {name!r} cannot be read: {error}. The datasets of Detectron2 and of this "
             "project are in the folder that DETECTRON2_DATASETS names, ./datasets by default"
         ) from error
+    except Exception as error:  # many kinds, which do not say where
+        json_file = MetadataCatalog.get(name).get("json_file")
+        if json_file:
+            read_checked_coco(json_file)
+        raise ValueError(
+            f"dataset {name!r} cannot be read: {type(error).__name__}: {error}"
+        ) from error
     if not dicts:
         raise ValueError(f"dataset {name!r} has no images")
 
-    classes = MetadataCatalog.get(name).get("thing_classes")
+    metadata, num_classes = MetadataCatalog.get(name), cfg.MODEL.YOLACT.NUM_CLASSES
+    classes = metadata.get("thing_classes")
     if classes is None:
         raise ValueError(f"dataset {name!r} has no category names: set its metadata thing_classes")
     if len(classes) != num_classes:
@@ -56,41 +64,47 @@ def check_dataset(name: str, num_classes: int) -> None:
             f"{num_classes}: set it to {len(classes)}"
         )
 
+    image_root = None if cfg.DATASETS.ALLOW_PATHS_OUTSIDE else metadata.get("image_root")
+    find_fault = partial(record_fault, num_classes=num_classes, image_root=image_root)
     with ThreadPoolExecutor() as pool:
-        for fault in pool.map(partial(record_fault, num_classes=num_classes), dicts):
+        for fault in pool.map(find_fault, dicts):
             if fault:
+                pool.shutdown(wait=False, cancel_futures=True)
                 raise ValueError(f"dataset {name!r}: {fault}")
 
 
-def record_fault(record: Dict[str, Any], num_classes: int) -> Optional[str]:
-    """What is wrong with a dataset dict or its image, if anything."""
-    path = record["file_name"]
-    for annotation in record.get("annotations", []):
-        for field in ("bbox", "category_id", "segmentation"):
-            if field not in annotation:
-                return f"{path}: an object has no {field!r}"
-        if not 0 <= annotation["category_id"] < num_classes:
-            return f"{path}: category_id {annotation['category_id']} is not in 0..{num_classes - 1}"
-    if not PathManager.isfile(path):
-        return f"{path} does not exist"
-    try:
-        width, height = displayed_size(path)
-    except Exception as error:  # Pillow raises many kinds for what is not an image
-        return f"{path} cannot be read as an image: {error}"
-    recorded = record.get("width", width), record.get("height", height)
-    if recorded != (width, height):
+def record_fault(
+    record: Dict[str, Any], num_classes: int, image_root: Optional[str] = None
+) -> Optional[str]:
+    """What is wrong with a dataset dict or its image, if anything.
+
+    Args:
+        num_classes: of the model.
+        image_root: a folder that the file must be in. Links lead where they lead.
+    """
+    path = record.get("file_name")
+    if not isinstance(path, str):
+        return f"an image has the file_name {path!r}"
+    if image_root is not None and leaves_folder(os.path.relpath(path, image_root)):
         return (
-            f"{path} is {width} x {height} (width x height), but is recorded as "
+            f"{path} is not inside the folder of images, {image_root}; if it may be elsewhere, "
+            "set DATASETS.ALLOW_PATHS_OUTSIDE True"
+        )
+    try:
+        size = displayed_size(path)
+    except UnreadableImage as error:
+        return str(error)
+    recorded = record.get("width", size[0]), record.get("height", size[1])
+    if recorded != size or not all(map(is_whole, recorded)):
+        return (
+            f"{path} is {size[0]} x {size[1]} (width x height), but is recorded as "
             f"{recorded[0]} x {recorded[1]}"
         )
+    for number, annotation in enumerate(record.get("annotations", [])):
+        fault = why_refused(annotation, size)
+        category = annotation.get("category_id")
+        if not fault and not 0 <= category < num_classes:
+            fault = f"has the category_id {category}, not one in 0..{num_classes - 1}"
+        if fault:
+            return f"{path}: object {number} (from 0) {fault}"
     return None
-
-
-def displayed_size(path: str) -> Tuple[int, int]:
-    """(width, height) of an image file as it will be read, from its header alone."""
-    with PathManager.open(path, "rb") as file, Image.open(file) as image:
-        width, height = image.size
-        # Pillow decodes the whole of a PNG in search of EXIF behind the pixels.
-        has_exif = image.format != "PNG" or "exif" in image.info
-        turned = has_exif and image.getexif().get(_EXIF_ORIENTATION) in _EXIF_TURNED
-    return (height, width) if turned else (width, height)

@@ -1,15 +1,12 @@
 """One's own COCO JSON files as data sets, without writing Python."""
 
-import json
-import os
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional
 
-import pycocotools.mask as mask_util
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from ..files import whole_file
+from .coco_json import read_checked_coco
 
 TRAIN_NAME, VAL_NAME = "own_train", "own_val"
 
@@ -43,7 +40,7 @@ def use_own_data(
     Raises:
         ValueError: naming the file and what is wrong with it.
     """
-    files = {own.json_file: read_coco_json(own.json_file) for own in (train, val) if own}
+    files = {own.json_file: read_checked_coco(own.json_file) for own in (train, val) if own}
     categories = {path: _categories(path, coco) for path, coco in files.items()}
     if train and val:
         _check_equal(train.json_file, categories[train.json_file],
@@ -70,8 +67,7 @@ def use_own_data(
         _register(TRAIN_NAME, train)
         cfg.DATASETS.TRAIN = (TRAIN_NAME,)
     if val:
-        json_file = completed(val.json_file, files[val.json_file], cfg.OUTPUT_DIR)
-        _register(VAL_NAME, Own(json_file, val.image_root))
+        _register(VAL_NAME, val)
         cfg.DATASETS.TEST = (VAL_NAME,)
 
 
@@ -80,52 +76,6 @@ def _register(name: str, own: Own) -> None:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     register_coco_instances(name, {}, own.json_file, own.image_root)
-
-
-def read_coco_json(path: str) -> Dict[str, Any]:
-    """A COCO file, with what Detectron2 relies on checked.
-
-    Raises:
-        ValueError: naming the file and what is wrong with it.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            coco = json.load(file)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(coco, dict) or not isinstance(coco.get(key), list):
-            raise ValueError(f"{path} is not in COCO's format: it has no list {key!r}")
-    if not coco["categories"]:
-        raise ValueError(f"{path} has no categories")
-    image_ids = _ids(path, "image", coco["images"], ("id", "file_name", "width", "height"))
-    category_ids = _ids(path, "category", coco["categories"], ("id", "name"))
-    _ids(path, "annotation", coco["annotations"], ("id", "image_id", "category_id"))
-    for annotation in coco["annotations"]:
-        if type(annotation["id"]) is not int:  # which pycocotools needs
-            raise ValueError(f"{path}: the annotation id {annotation['id']!r} is not a number")
-        for key, known in (("image_id", image_ids), ("category_id", category_ids)):
-            if annotation[key] not in known:
-                raise ValueError(
-                    f"{path}: annotation {annotation['id']} has {key} {annotation[key]}, and there "
-                    "is none"
-                )
-    return coco
-
-
-def _ids(path: str, kind: str, entries: List[Dict[str, Any]], keys) -> set:
-    """The ids of images, categories or annotations, all different, of entries with all `keys`."""
-    ids = set()
-    for place, entry in enumerate(entries):
-        missing = [key for key in keys if key not in entry]
-        if missing:
-            raise ValueError(f"{path}: {kind} number {place} (from 0) has no {missing[0]!r}")
-        if not isinstance(entry["id"], (int, str)):
-            raise ValueError(f"{path}: the {kind} id {entry['id']!r} is not a number")
-        if entry["id"] in ids:
-            raise ValueError(f"{path}: two have the {kind} id {entry['id']}")
-        ids.add(entry["id"])
-    return ids
 
 
 def _categories(path: str, coco: Dict[str, Any]) -> Dict[int, str]:
@@ -148,48 +98,3 @@ def _check_equal(first: str, ours: Dict[int, str], second: str, theirs: Dict[int
     ]
     if differences:
         raise ValueError(f"the categories differ; {'; '.join(differences)}")
-
-
-def completed(path: str, coco: Dict[str, Any], folder: str) -> str:
-    """The path of a COCO file that pycocotools can evaluate with.
-
-    That is the file itself, or, if annotations lack "area" or "iscrowd", a copy with them in
-    `folder`.
-    """
-    sizes = {image["id"]: (image["height"], image["width"]) for image in coco["images"]}
-    lacking = [a for a in coco["annotations"] if "area" not in a or "iscrowd" not in a]
-    if not lacking:
-        return path
-    for annotation in lacking:
-        annotation.setdefault("iscrowd", 0)
-        if "area" not in annotation:
-            try:
-                annotation["area"] = _area(annotation, *sizes[annotation["image_id"]])
-            except (TypeError, KeyError, ValueError, IndexError) as error:
-                raise ValueError(
-                    f"{path}: the mask or box of annotation {annotation['id']} cannot be measured: "
-                    f"{error!r}"
-                ) from error
-    os.makedirs(folder, exist_ok=True)
-    target = os.path.join(folder, f"{VAL_NAME}.json")
-    # Each process of a run writes the same.
-    with whole_file(target) as partial, open(partial, "w", encoding="utf-8") as file:
-        json.dump(coco, file)
-    return target
-
-
-def _area(annotation: Dict[str, Any], height: int, width: int) -> float:
-    """Of the mask, in pixels; of the box, where there is no mask that could be measured."""
-    segmentation = annotation.get("segmentation")
-    if isinstance(segmentation, list):
-        segmentation = [polygon for polygon in segmentation if len(polygon) >= 6]
-    if not segmentation:
-        box = annotation.get("bbox", (0, 0, 0, 0))
-        return float(box[2] * box[3])
-    if isinstance(segmentation, list):
-        rle = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        rle = mask_util.frPyObjects(segmentation, height, width)
-    else:
-        rle = segmentation
-    return float(mask_util.area(rle))

@@ -6,7 +6,8 @@ from typing import Iterator, List, NamedTuple, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
+
+from ..data.images import UnreadableImage, read_image
 
 # What of a folder is taken for a picture. A file that is named itself may have any name.
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -91,8 +92,8 @@ class Pictures:
         for image_id, path in zip(picture_ids(self.paths), self.paths):
             try:
                 image = read_image(path, format="BGR")
-            except Exception as error:  # Pillow raises many kinds for what is not a picture
-                self.failed.append((path, str(error) or type(error).__name__))
+            except UnreadableImage as error:
+                self.failed.append((path, str(error)[len(path) + 1 :]))
                 continue
             yield Frame(image_id, path, image)
 

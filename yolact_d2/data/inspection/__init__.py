@@ -1,6 +1,7 @@
 """Reads a COCO JSON and its images before anyone trains on them."""
 
-from .dataset import Inspection, inspect_dataset, read_coco
+from ..coco_json import read_coco
+from .dataset import Inspection, inspect_dataset
 from .defects import KINDS, Defect
 from .report import format_defects, write_defects
 from .statistics import collect_statistics, format_statistics

@@ -1,16 +1,14 @@
 """Inspection of a whole COCO JSON: every defect, and what the sound part consists of."""
 
-import json
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Set, Tuple, Union
 
-from detectron2.utils.file_io import PathManager
-
+from ..annotations import is_crowd_flag
+from ..coco_json import LISTS
 from .annotations import annotation_faults
 from .defects import Defect
 from .images import images_faults
 
 Record = Dict[str, Any]
-_LISTS = ("images", "annotations", "categories")
 _FIELDS = {
     "images": {"id": (int, str), "file_name": (str,), "width": (int,), "height": (int,)},
     "annotations": {"id": (int,), "image_id": (int, str), "category_id": (int,)},
@@ -30,26 +28,6 @@ class Inspection(NamedTuple):
     """Those with all fields and distinct ids."""
 
 
-def read_coco(path: str) -> Dict[str, List[Any]]:
-    """Read a COCO JSON.
-
-    Raises:
-        ValueError: naming the file, if it is not one.
-        OSError: if it cannot be read.
-    """
-    try:
-        with PathManager.open(path, "r") as file:
-            coco = json.load(file)
-    except ValueError as error:  # bad UTF-8 too
-        raise ValueError(f"{path} is not a JSON file: {error}") from None
-    if not isinstance(coco, dict):
-        raise ValueError(f"{path} is not a COCO JSON: it has a {type(coco).__name__} for a dict")
-    for key in _LISTS:
-        if not isinstance(coco.get(key), list):
-            raise ValueError(f"{path} is not a COCO JSON: it has no list {key!r}")
-    return coco
-
-
 def inspect_dataset(
     coco: Dict[str, List[Any]],
     image_root: str,
@@ -58,14 +36,14 @@ def inspect_dataset(
     """Find every defect of a dataset.
 
     Args:
-        coco: see :func:`read_coco`.
+        coco: see :func:`yolact_d2.data.coco_json.read_coco`.
         image_root: the folder of its images.
         progress: wraps what is iterated over, given with its length, to show how far it is.
     """
     defects = [
-        Defect("empty_list", f"{key!r} has nothing in it") for key in _LISTS if not coco[key]
+        Defect("empty_list", f"{key!r} has nothing in it") for key in LISTS if not coco[key]
     ]
-    defects += [defect for key in _LISTS for defect in _record_defects(key, coco[key])]
+    defects += [defect for key in LISTS for defect in _record_defects(key, coco[key])]
     images = [record for record in coco["images"] if not field_faults("images", record)]
     files = progress(images_faults(images, image_root), len(images))
     for faults, image in zip(files, images):  # files first: the progress must see their end
@@ -110,6 +88,8 @@ def _wrong_fields(key: str, record: Record) -> Iterator[Tuple[str, str]]:
         value = record.get(name)
         if type(value) not in types or name in ("width", "height") and value < 1:
             yield name, f"{name!r} of a record of {key!r} is {value!r}"
+    if key == "annotations" and not is_crowd_flag(record.get("iscrowd", 0)):
+        yield "iscrowd", f"'iscrowd' of a record of {key!r} is {record['iscrowd']!r}, not 0 or 1"
     if record.get("ignore"):
         yield "ignore", "'ignore' is set, which Detectron2 does not support"
 

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Dict, Iterator, List, Sequence
 
-from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
 
+from ..images import UnreadableImage, leaves_folder, read_image
 from .annotations import Fault
 
 
@@ -32,16 +32,10 @@ def image_faults(record: Dict[str, Any], image_root: str) -> List[Fault]:
         return [("missing_image", f"{path} does not exist")]
     try:
         height, width = read_image(path, format="RGB").shape[:2]
-    except Exception as error:  # Pillow raises many kinds for what is not an image
-        return [("unreadable_image", f"{path}: {error}")]
+    except UnreadableImage as error:
+        return [("unreadable_image", str(error))]
     recorded = record["width"], record["height"]
     if recorded != (width, height):
         detail = f"{path} is {width} x {height} (width x height), recorded as "
         return [("wrong_size", f"{detail}{recorded[0]} x {recorded[1]}")]
     return []
-
-
-def leaves_folder(name: str) -> bool:
-    """Whether a relative path is absolute after all, or climbs up. Links are followed nowhere."""
-    normal = os.path.normpath(name)
-    return os.path.isabs(normal) or normal.split(os.sep)[0] == os.pardir
