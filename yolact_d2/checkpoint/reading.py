@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .names import StateDict
-from .pickles import Buildable, Refused, RestrictedUnpickler
+from .pickles import Refused, RestrictedUnpickler
 from .zoo_pickle import load_zoo_pickle
 
 # Bytes of a value.
@@ -31,6 +31,7 @@ _STORAGES = {
     "torch.BoolStorage": 1,
 }
 _CHUNK = 1 << 20
+_MAX_DIMENSIONS = 64
 
 
 class CheckpointMismatch(ValueError):
@@ -111,8 +112,8 @@ def refuse_pyth(path: str) -> None:
 def _mismatch(path: str, error: Exception) -> CheckpointMismatch:
     if isinstance(error, Refused):
         return CheckpointMismatch(
-            f"{path} is not a checkpoint, or it holds more than tensors and plain values, which is "
-            f"not loaded from strangers: {error}"
+            f"{path} is truncated or not a checkpoint, or it holds more than tensors and plain "
+            f"values, which is not loaded from strangers: {error}"
         )
     reason = str(error) or type(error).__name__
     return CheckpointMismatch(f"{path} is truncated or not a checkpoint: {reason}")
@@ -182,7 +183,7 @@ class _Storage(NamedTuple):
     numel: int
 
 
-class _Tensor(Buildable):
+class _Tensor:
     """A tensor that is looked at and not made."""
 
     def build(self, state: Any) -> None:
@@ -231,20 +232,23 @@ class _StorageType(NamedTuple):
 
 
 def _size(values: tuple) -> tuple:
-    _check_sizes(*values)
+    # A file may give the same many numbers to many tensors, each of which copies them.
+    if len(values) > _MAX_DIMENSIONS:
+        raise ValueError(f"a tensor has {len(values)} dimensions")
     return values
 
 
 def _tensor(storage: _Storage, offset: int, size, stride, *_) -> _Tensor:
     if not isinstance(storage, _Storage) or len(size) != len(stride):
         raise ValueError("a tensor without a storage, or with strides for other dimensions")
-    _check_sizes(offset, *size, *stride)
+    _check_sizes(offset, *_size(size), *stride)
     numel = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride))
     # Steps of 0 make few values look like many.
     if numel > 0 and (last >= storage.numel or numel > storage.numel):
         raise ValueError(
-            f"a tensor claims the shape {tuple(size)}, and a storage of {storage.numel} values"
+            f"a tensor claims the shape {tuple(size)} and strides {tuple(stride)} in a storage of "
+            f"{storage.numel} values"
         )
     return _Tensor()
 

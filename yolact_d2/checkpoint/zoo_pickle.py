@@ -6,10 +6,9 @@ from typing import Any, BinaryIO, Dict
 
 import numpy as np
 
-from .pickles import Buildable, Refused, RestrictedUnpickler
+from .pickles import Refused, RestrictedUnpickler
 
 _DTYPES = "b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8".split()
-_NDARRAY = object()
 
 
 def load_zoo_pickle(file: BinaryIO, size: int) -> Dict[str, Any]:
@@ -38,7 +37,7 @@ def _arrays(data: Any) -> Dict[str, Any]:
     return {k: v.array if isinstance(v, _Array) else v for k, v in data.items()}
 
 
-class _DType(Buildable):
+class _DType:
     def __init__(self, code: str, *_):
         if code not in _DTYPES:
             raise Refused(f"it has values of the type {code!r}; those known are {_DTYPES}")
@@ -48,7 +47,7 @@ class _DType(Buildable):
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
-class _Array(Buildable):
+class _Array:
     """An array; there is none before its state is known."""
 
     array = None
@@ -61,13 +60,22 @@ class _Array(Buildable):
         self.array = self._unpickler.make_array(data, dtype, shape, "F" if is_fortran else "C")
 
 
+def _no_bytes(*args) -> bytes:
+    """What protocol 2 has in place of b""."""
+    if args:
+        raise Refused("it asks for bytes of something")
+    return b""
+
+
 class _ZooUnpickler(RestrictedUnpickler):
     def __init__(self, file: BinaryIO, size: int):
         allowed = {
             "_codecs.encode": self._encode,
             "numpy.dtype": _DType,
-            "numpy.ndarray": _NDARRAY,
+            "numpy.ndarray": None,  # never called, only given to _reconstruct
         }
+        for builtins in ("builtins", "__builtin__"):
+            allowed[f"{builtins}.bytes"] = _no_bytes
         for core in ("numpy.core", "numpy._core"):  # before and since 2.0
             allowed[f"{core}.multiarray._reconstruct"] = self._empty_array
             allowed[f"{core}.multiarray.scalar"] = self._scalar
@@ -87,9 +95,7 @@ class _ZooUnpickler(RestrictedUnpickler):
     def _scalar(self, dtype: _DType, data: Any) -> np.generic:
         return self.make_array(data, dtype, (), "C")[()]
 
-    def _empty_array(self, kind: Any, *_) -> _Array:
-        if kind is not _NDARRAY:
-            raise Refused("it has arrays that are no ordinary ones")
+    def _empty_array(self, *_) -> _Array:
         return _Array(self)
 
     def _encode(self, text: str, encoding: str) -> bytes:
