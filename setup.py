@@ -35,6 +35,7 @@ setup(
         "opencv-python",
         "Pillow",
         "pycocotools",
+        "PyYAML",
         "setuptools<81",  # Detectron2 imports pkg_resources
         "tqdm",
     ],

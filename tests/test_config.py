@@ -1,7 +1,10 @@
 import glob
 import os
+import shutil
 
 import pytest
+import yaml
+from detectron2 import model_zoo
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
@@ -137,3 +140,118 @@ def test_unknown_level_is_named_with_the_known_ones(shapes_cfg):
 def test_missing_config_file_is_named():
     with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
         load_config("nowhere.yaml")
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="some.yaml"):
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "!!python/object/apply:os.mkdir [%s]",
+        "!!python/object/apply:os.system ['mkdir %s']",
+        "!!python/object/new:os.mkdir [%s]",
+        "!!python/name:os.mkdir",
+        "!!python/module:antigravity",
+        "!!python/tuple [1, 2]",
+    ],
+)
+@pytest.mark.parametrize("where", ["itself", "base"])
+def test_config_that_asks_for_python_is_refused(write, tmp_path, value, where):
+    mark = tmp_path / "mark"
+    path = write(f"MODEL:\n  WEIGHTS: {value.replace('%s', str(mark))}\n")
+    asking = path
+    if where == "base":
+        path = write("_BASE_: [some.yaml]\n", "other.yaml")
+    with pytest.raises(yaml.YAMLError, match="python/") as error:
+        load_config(path)
+    assert asking in str(error.value)
+    assert not mark.exists()
+
+
+def test_the_value_above_would_run(write, tmp_path):
+    """So that the test above can fail."""
+    mark = tmp_path / "mark"
+    path = write(f"MODEL:\n  WEIGHTS: !!python/object/apply:os.mkdir [{mark}]\n")
+    get_cfg().merge_from_file(path)
+    assert mark.exists()
+
+
+def test_python_is_run_for_detectron2s_own_configs_alone(tmp_path):
+    """Those of RetinaNet have expressions in them, and are installed with Detectron2's code."""
+    path = model_zoo.get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
+    sizes = load_config(path).MODEL.ANCHOR_GENERATOR.SIZES
+    assert sizes == [[x * 2 ** (i / 3) for i in range(3)] for x in (32, 64, 128, 256, 512)]
+
+    # The base of a link is that of the file, not what lies where the base of the link would.
+    mark = tmp_path / "mark"
+    text = f"MODEL:\n  WEIGHTS: !!python/object/apply:os.mkdir [{mark}]\n"
+    (tmp_path / "Base-RetinaNet.yaml").write_text(text)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "link.yaml").symlink_to(path)
+    assert load_config(str(tmp_path / "folder" / "link.yaml")).MODEL.ANCHOR_GENERATOR.SIZES == sizes
+    copy = shutil.copy(path, tmp_path / "folder" / "copy.yaml")
+    with pytest.raises(yaml.YAMLError, match="python/object/apply:os.mkdir"):
+        load_config(copy)
+    (tmp_path / "other.yaml").write_text(f"_BASE_: {path}\n")
+    with pytest.raises(yaml.YAMLError, match="python/object/apply:eval"):
+        load_config(str(tmp_path / "other.yaml"))
+    assert not mark.exists()
+
+
+def test_saved_config_is_read_again(write):
+    """As training saves it: tuples are lists there, and equal ones may be aliases."""
+    cfg = load_config(CONFIGS[0], ["SOLVER.STEPS", (3, 5), "DATASETS.TEST", ("a", "b")])
+    cfg.MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS = ()
+    cfg.MODEL.YOLACT.CLASS_NAMES = names = ["a", "b"]
+    cfg.DATASETS.TEST = ("a", "b")
+    cfg.MODEL.YOLACT.IN_FEATURES = names
+    text = cfg.dump()
+    assert "&id001" in text and "*id001" in text
+    assert load_config(write(text)) == cfg
+
+
+def _nine_times(step):
+    lines = [step.format(i=i, nine=", ".join([f"*a{i - 1}"] * 9)) for i in range(1, 30)]
+    return "a0: &a0 {x: 1}\n" + "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        _nine_times("a{i}: &a{i} [{nine}]"),
+        _nine_times("a{i}: &a{i} {{<<: [{nine}]}}"),
+        "MODEL: &a\n  BACKBONE: *a\n",
+        "MODEL: &a [*a]\n",
+    ],
+)
+@pytest.mark.parametrize("where", ["itself", "base"])
+def test_aliases_that_stand_for_too_much_are_refused(write, text, where):
+    path = write(text)
+    if where == "base":
+        path = write("_BASE_: some.yaml\n", "other.yaml")
+    with pytest.raises(ValueError, match="some.yaml has more than 100000 values"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("_BASE_: some.yaml\n", "its own _BASE_"),
+        ("MODEL: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("# " + "x" * 1_000_001, "longer than 1000000"),
+        ("", "it has no keys"),
+        ("[1, 2]", "it has no keys"),
+        ("MODEL: [", "expected the node content"),
+    ],
+)
+def test_what_is_no_config_is_named(write, text, message):
+    with pytest.raises((ValueError, yaml.YAMLError), match=message) as error:
+        load_config(write(text))
+    assert "some.yaml" in str(error.value)

@@ -35,7 +35,7 @@ def test_unknown_name_is_named_with_the_known_ones(name):
 
 def test_weights_are_what_training_starts_from_unless_asked():
     name = "yolact_plus_R_50_FPN_550"
-    assert "ImageNetPretrained" in model_zoo.get_config(name).MODEL.WEIGHTS
+    assert "resnet50" in model_zoo.get_config(name).MODEL.WEIGHTS
     trained = model_zoo.get_config(name, trained=True).MODEL.WEIGHTS
     assert trained.endswith("/yolact_plus_resnet50_54_800000.pth")
     assert model_zoo.get_config(name, weights="mine.pth").MODEL.WEIGHTS == "mine.pth"
@@ -55,6 +55,13 @@ def test_every_address_is_in_the_table():
     assert len(addresses) == len(rows) == 6
     for name, address in addresses.items():
         assert any(f"({address})" in row and f"`{name}.yaml`" in row for row in rows), name
+
+
+def test_no_model_starts_from_a_pickle():
+    for name in model_zoo.names():
+        assert model_zoo.get_config(name).MODEL.WEIGHTS.endswith(".pth") or "shapes" in name or (
+            name == "yolact_darknet53_FPN_550"
+        )
 
 
 def test_overrides():

@@ -11,8 +11,9 @@ import os
 import torch
 
 from yolact_d2.checkpoint import CheckpointMismatch, from_official, to_official
-from yolact_d2.checkpoint.fit import describe, read_state_dict
+from yolact_d2.checkpoint.fit import describe
 from yolact_d2.checkpoint.names import is_official, unknown_keys
+from yolact_d2.checkpoint.reading import read_state_dict
 from yolact_d2.files import whole_file
 
 

@@ -8,6 +8,7 @@ import os
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultPredictor
+from detectron2.utils.file_io import PathManager
 from detectron2.utils.visualizer import Visualizer
 
 from yolact_d2 import load_config
@@ -40,6 +41,8 @@ def main() -> None:
         os.makedirs(args.output, exist_ok=True)
         if args.sheet:
             check_writable(args.sheet)
+        # The model checks files before Detectron2 reads them.
+        cfg.MODEL.WEIGHTS = PathManager.get_local_path(cfg.MODEL.WEIGHTS)
         predictor = DefaultPredictor(cfg)
     # yacs tells of a wrong key by KeyError, Detectron2 of a missing checkpoint by AssertionError.
     except (OSError, ValueError, KeyError, AssertionError) as error:

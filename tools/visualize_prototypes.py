@@ -12,6 +12,7 @@ from typing import List
 
 import yaml
 from detectron2.engine import DefaultPredictor
+from detectron2.utils.file_io import PathManager
 
 from yolact_d2 import load_config
 from yolact_d2.data import read_image
@@ -44,6 +45,8 @@ def build_predictor(args: argparse.Namespace) -> DefaultPredictor:
     cfg = load_config(args.config_file, args.opts)
     if not cfg.MODEL.WEIGHTS:
         raise ValueError("MODEL.WEIGHTS is empty: name a trained model, --opts MODEL.WEIGHTS FILE")
+    # The model checks files before Detectron2 reads them.
+    cfg.MODEL.WEIGHTS = PathManager.get_local_path(cfg.MODEL.WEIGHTS)
     cfg.MODEL.YOLACT.SCORE_THRESH_TEST = args.confidence_threshold
     return DefaultPredictor(cfg)
 

@@ -1,12 +1,24 @@
 """Every configuration key that this project adds to Detectron2's, with its meaning and unit."""
 
+import io
 import logging
-from typing import Sequence
+import math
+import os
+from typing import Dict, Sequence, TextIO
 
+import detectron2
 import torch
+import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 from detectron2.utils.file_io import PathManager
+
+
+# A config with all keys of Detectron2 has 15000 characters and 1300 values.
+_MAX_CONFIG_LENGTH = 1_000_000
+_MAX_CONFIG_VALUES = 100_000
+# Those of RetinaNet, which tools/benchmark.py measures, compute their anchors in Python.
+_DETECTRON2S = os.path.join(os.path.dirname(detectron2.__file__), "model_zoo", "configs")
 
 
 def add_yolact_config(cfg: CN) -> None:
@@ -118,14 +130,68 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CN:
 
     Returns:
         the config, not frozen. MODEL.DEVICE is "cpu" if it asked for a GPU and there is none.
+
+    Raises:
+        FileNotFoundError, ValueError, KeyError, yaml.YAMLError: naming the file or key that is
+            wrong. A file that asks for Python objects is, and nothing of it is run, unless it is
+            one that is installed with Detectron2.
     """
     if not PathManager.isfile(config_file):
         raise FileNotFoundError(f"there is no config file {config_file!r}")
+    # The bases too are those beside the file itself, not beside a link to it.
+    trusted = os.path.realpath(config_file).startswith(os.path.realpath(_DETECTRON2S) + os.sep)
+    if trusted:
+        config_file = os.path.realpath(config_file)
+    else:
+        _check_files(config_file)
     cfg = get_cfg()
     add_yolact_config(cfg)
-    cfg.merge_from_file(config_file)
+    cfg.merge_from_file(config_file, allow_unsafe=trusted)
     cfg.merge_from_list(list(opts))
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logging.getLogger(__name__).warning("No GPU found: running on the CPU.")
         cfg.MODEL.DEVICE = "cpu"
     return cfg
+
+
+def _check_files(config_file: str) -> None:
+    """Read a config file and its bases, and see that they hold nothing but values."""
+    try:
+        _CheckedFiles.load_yaml_with_base(config_file, allow_unsafe=False)
+    except RecursionError:
+        raise ValueError(f"{config_file} is nested too deeply, or its own _BASE_") from None
+
+
+class _CheckedFiles(CN):
+    """Reads config files, and their bases, if they are of a size that configs have."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> TextIO:
+        with PathManager.open(filename, "r") as file:
+            text = file.read(_MAX_CONFIG_LENGTH + 1)
+        if len(text) > _MAX_CONFIG_LENGTH:
+            raise ValueError(f"{filename} is no config: it is longer than {_MAX_CONFIG_LENGTH}")
+        named = io.StringIO(text)
+        named.name = filename  # for PyYAML's messages
+        root = yaml.compose(named, Loader=yaml.SafeLoader)
+        if not isinstance(root, yaml.MappingNode):
+            raise ValueError(f"{filename} is no config: it has no keys")
+        if _num_values(root, {}) > _MAX_CONFIG_VALUES:
+            raise ValueError(
+                f"{filename} has more than {_MAX_CONFIG_VALUES} values, as its aliases repeat them"
+            )
+        named.seek(0)
+        return named
+
+
+def _num_values(node: yaml.Node, known: Dict[yaml.Node, float]) -> float:
+    """The number of values of a YAML node, with each alias replaced by what it stands for."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if node not in known:
+        known[node] = math.inf  # if it contains itself
+        children = node.value
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in children for child in pair]
+        known[node] = 1 + sum(_num_values(child, known) for child in children)
+    return known[node]

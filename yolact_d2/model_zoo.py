@@ -6,11 +6,11 @@ A name is that of a file in configs/, with or without ".yaml": "yolact_R_50_FPN_
 from pathlib import Path
 from typing import List, Optional, Sequence
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
+from .checkpoint import YOLACTCheckpointer
 from .config import load_config
 
 _AUTHORS = "https://huggingface.co/dbolya"
@@ -108,5 +108,5 @@ def get(
     if device is not None:
         cfg.MODEL.DEVICE = device
     model = build_model(cfg)
-    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    YOLACTCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     return model

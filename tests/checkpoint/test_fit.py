@@ -9,6 +9,7 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
+from torchvision.models import resnet50
 
 from yolact_d2 import load_config
 from yolact_d2.checkpoint import CheckpointMismatch, fit_state_dict, from_official
@@ -95,6 +96,56 @@ def test_backbone_file_fills_the_backbone_alone(tmp_path, name):
     got = model.state_dict()
     assert expected and all(torch.equal(got[key], value) for key, value in expected.items())
     assert not torch.equal(model.protonet.prototypes.weight, theirs["proto_net.10.weight"])
+
+
+@pytest.fixture(scope="module")
+def torchvisions():
+    """torchvision's ResNet-50, in evaluation mode, with weights that all matter."""
+    model = resnet50(weights=None).eval()
+    random = torch.Generator().manual_seed(3)
+    for key, value in model.state_dict().items():
+        if ".bn" in key or key.startswith("bn1") or "downsample.1" in key:
+            if not key.endswith("num_batches_tracked"):
+                value.copy_(torch.rand(value.shape, generator=random) * 0.5 + 0.5)
+    return model
+
+
+def torchvision_name(key):
+    """Of the tensor that is `key` in Detectron2's ResNet."""
+    for stage in range(1, 5):
+        key = key.replace(f"res{stage + 1}.", f"layer{stage}.")
+    for n in (1, 2, 3):
+        key = key.replace(f"conv{n}.norm", f"bn{n}")
+    key = key.replace("shortcut.norm", "downsample.1").replace("shortcut.", "downsample.0.")
+    return key.replace("stem.", "")
+
+
+def test_torchvisions_resnet_computes_the_same_here(tmp_path, torchvisions):
+    path = saved(tmp_path, torchvisions.state_dict(), "resnet50-0676ba61.pth")
+    bottom_up = loaded(config("yolact_R_50_FPN_550", path)).backbone.bottom_up.eval()
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        got = bottom_up(image)
+        t = torchvisions
+        expected = t.layer1(t.maxpool(t.relu(t.bn1(t.conv1(image)))))
+        for level, layer in (("res3", t.layer2), ("res4", t.layer3), ("res5", t.layer4)):
+            expected = layer(expected)
+            assert expected.std() > 0
+            torch.testing.assert_close(got[level], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_torchvisions_resnet_in_yolact_plus(tmp_path, torchvisions):
+    theirs = torchvisions.state_dict()
+    path = saved(tmp_path, theirs, "resnet50-0676ba61.pth")
+    got = loaded(config("yolact_plus_R_50_FPN_550", path)).backbone.bottom_up.state_dict()
+    found = set()
+    for key, value in got.items():
+        if ".conv_offset_mask." in key or key.endswith("conv2.bias"):
+            assert not value.any()
+        else:
+            assert torch.equal(value, theirs[torchvision_name(key)]), key
+            found.add(torchvision_name(key))
+    assert found == {key for key in theirs if not key.startswith("fc.")}
 
 
 def test_fine_tuning_leaves_the_class_layers_fresh(tmp_path, caplog):

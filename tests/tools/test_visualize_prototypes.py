@@ -1,4 +1,7 @@
+import http.server
 import os
+import pickle
+import threading
 
 import cv2
 import numpy as np
@@ -7,6 +10,7 @@ import torch
 from detectron2.modeling import build_model
 
 from processes import REPO, assert_refused, run_tool, run_tools
+from strange_files import Call
 from yolact_d2 import load_config
 
 CONFIG = REPO / "configs" / "yolact_shapes.yaml"
@@ -79,3 +83,27 @@ def test_bad_input_is_refused(folder):
     assert_refused(unwritable, folder / "text.jpg")
     assert_refused(absent, "there is no [100]; the picture has 100")
     assert not os.path.exists(folder / "out") or not os.listdir(folder / "out")
+
+
+def test_downloaded_pickle_runs_nothing(folder, tmp_path, monkeypatch):
+    mark = tmp_path / "mark"
+    content = pickle.dumps({"model": Call(os.mkdir, str(mark)), "__author__": "x"})
+
+    class Web(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content)
+
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Web) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/some.pkl"
+        done = run_tool(
+            "visualize_prototypes", "--config-file", CONFIG, "--input", folder / "picture.jpg",
+            "--output", tmp_path / "out", "--opts", "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", url,
+        )  # fmt: skip
+        server.shutdown()
+    assert_refused(done, "some.pkl", "it asks for posix.mkdir")
+    assert not mark.exists()

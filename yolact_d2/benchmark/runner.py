@@ -6,13 +6,13 @@ from typing import Dict, Iterable, List, Sequence, Tuple
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from torch import nn
 
+from ..checkpoint import YOLACTCheckpointer
 from .anatomy import anatomy_of, num_classes
 from .clock import Now, StageClock, observed
 from .forcing import ForcedDetections, balance_features
@@ -59,7 +59,7 @@ def load_model(cfg: CfgNode) -> Tuple[nn.Module, float]:
     torch.manual_seed(0)
     model = build_model(cfg).eval()
     if cfg.MODEL.WEIGHTS:
-        DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        YOLACTCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     seconds = time.perf_counter() - start
     if not cfg.MODEL.WEIGHTS:
         inputs = Preprocess(cfg)([generate_picture(256, 256, seed=0)])

@@ -1,11 +1,8 @@
 """Whether a checkpoint fits a model, and what to say if not."""
 
 import os
-import pickle
 import re
 from typing import List, Optional
-
-import torch
 
 from .names import (
     StateDict,
@@ -16,6 +13,7 @@ from .names import (
     to_official,
     unknown_keys,
 )
+from .reading import CheckpointMismatch, read_state_dict, read_zoo_checkpoint, refuse_pyth
 
 _BOTTOM_UP = "backbone.bottom_up."
 _CLASSIFIER = re.compile(r"(^|\.)(fc|linear)")
@@ -29,10 +27,6 @@ _OFFICIAL_NAMES = {
     ("ResNet-50", 80, 9, 13, True): "yolact_plus_resnet50",
     ("ResNet-101", 80, 9, 11, True): "yolact_plus_base",
 }
-
-
-class CheckpointMismatch(ValueError):
-    """A checkpoint that is not one of this model."""
 
 
 def is_class_layer(key: str) -> bool:
@@ -158,39 +152,19 @@ def _backbone_name(official: StateDict) -> Optional[str]:
     return _RESNETS.get(counts, f"ResNet of {counts} blocks")
 
 
-def read_state_dict(path: str) -> StateDict:
-    """Read the model's tensors from a ``.pth`` file, without running any code it may contain.
-
-    Raises:
-        CheckpointMismatch: if it is damaged or no checkpoint; names the file.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointMismatch(
-            f"{path} is truncated or not a checkpoint, or it holds more than tensors and plain "
-            "values, which is not loaded from strangers"
-        ) from error
-    except Exception as error:  # whatever bytes that are no checkpoint lead the reader to
-        raise CheckpointMismatch(f"{path} is truncated or not a checkpoint: {error}") from error
-    if isinstance(checkpoint, dict) and isinstance(checkpoint.get("model"), dict):
-        checkpoint = checkpoint["model"]
-    if not isinstance(checkpoint, dict) or not all(
-        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in checkpoint.items()
-    ):
-        raise CheckpointMismatch(f"{path} is not a checkpoint: it holds no dict of tensors")
-    return {key.removeprefix("module."): value for key, value in checkpoint.items()}
-
-
 def check_weights(path: str, model: StateDict, new_classes: bool) -> None:
-    """Check before any work starts that a file fits a model.
+    """Check before any work starts that a file can be read safely and fits a model.
 
-    What is remote is left to Detectron2, and so are the formats that only it reads.
+    What is remote is left to the checkpointer, and so are the names in Detectron2's ``.pkl`` files.
 
     Raises:
         CheckpointMismatch: naming the file, see :func:`fit_state_dict`.
     """
-    if path.endswith((".pkl", ".pyth")) or not os.path.isfile(path):
+    refuse_pyth(path)
+    if not os.path.isfile(path):
+        return
+    if path.endswith(".pkl"):
+        read_zoo_checkpoint(path)
         return
     state_dict = read_state_dict(path)
     try:

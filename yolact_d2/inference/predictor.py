@@ -4,11 +4,11 @@ from typing import List, Sequence
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
+from ..checkpoint import YOLACTCheckpointer
 from .classes import class_metadata
 from .drawing import draw_picture
 
@@ -55,7 +55,7 @@ class Predictor:
         self.metadata = class_metadata(cfg)
         self.input_format = cfg.INPUT.FORMAT
         self.model = build_model(cfg).eval()
-        DetectionCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        YOLACTCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
 
     def __call__(self, image: np.ndarray) -> Instances:
         """
