@@ -157,7 +157,7 @@ class _Watch:
     def _look_at_all(self, mine: Dict[str, str]) -> Dict[str, str]:
         """Rank 0: collect what all say, tell them how the run stands, and return it."""
         lost = self._lost()
-        messages = [mine] + [link.message for link in self._links if link.rank not in lost]
+        messages = [mine] + [link.message for link in self._links]
         errors = [message["text"] for message in messages if message["state"] == FAILED]
         errors += lost.values()
         if errors:
@@ -195,7 +195,8 @@ class _Watch:
             try:
                 link.receive()
             except OSError as error:
-                lost[link.rank] = f"rank {link.rank} is gone: {error}"
+                if link.message["state"] != FAILED:  # else it has said why
+                    lost[link.rank] = f"rank {link.rank} is gone: {error}"
             if time.monotonic() - link.last_heard > self._silent:
                 lost[link.rank] = f"rank {link.rank} has said nothing for {self._silent:g} s"
         return lost
