@@ -57,6 +57,11 @@ def as_rank(store: str, world_size: int, rank: int, target: Callable, *args: Any
     target(*args)
 
 
+def assert_success(ends: List[Ended]) -> None:
+    logs = "\n".join(f"-- exit status {end.code}:\n{end.log}" for end in ends)
+    assert all(end.code == 0 for end in ends), logs
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

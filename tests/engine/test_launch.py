@@ -52,11 +52,20 @@ def said(log):
     return sorted(line for line in log.splitlines() if "/" in line.split(" ")[0])
 
 
-def test_one_machine(tmp_path):
-    (end,) = run_children(tmp_path, run, (say_who, "--num-gpus 2"))
-    assert end.code == 0, end.log
-    assert said(end.log) == ["0/2/0 2 2 2", "1/2/1 2 2 2"]
-    assert "run on its CPU" in end.log
+def test_one_machine_and_two_runs_at_once(tmp_path):
+    for end in run_children(tmp_path, run, *[(say_who, "--num-gpus 2")] * 2):
+        assert end.code == 0, end.log
+        assert said(end.log) == ["0/2/0 2 2 2", "1/2/1 2 2 2"]
+        assert "run on its CPU" in end.log
+
+
+def say_what_is_visible(args):
+    os.write(1, f"<{os.environ['CUDA_VISIBLE_DEVICES']}> {dist.get_backend()}\n".encode())
+
+
+def test_on_the_cpu_gpus_are_not_seen(tmp_path):
+    (end,) = run_children(tmp_path, run, (say_what_is_visible, "--num-gpus 2"))
+    assert end.code == 0 and end.log.count("<> gloo\n") == 2
 
 
 def test_two_machines(tmp_path):
@@ -192,12 +201,12 @@ def test_what_is_right_is_not_refused(monkeypatch, command, gpus, device):
         ("--dist-url tcp://node0:29500", 2, {}, "leave out"),
         ("", 1, {}, "--nproc-per-node is 2, but this machine has 1 GPUs"),
         ("", 2, {"WORLD_SIZE": "3"}, "2 here, which makes 4 processes on 2.*there are 3"),
-        ("", 2, None, None),
+        ("", 2, {}, None),
     ],
 )
 def test_under_torchrun(monkeypatch, command, gpus, variables, message):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    for name, value in {**TORCHRUN, **(variables or {})}.items():
+    for name, value in {**TORCHRUN, **variables}.items():
         monkeypatch.setenv(name, value)
     if message is None:
         return check_launch(parse(command), "cuda")
