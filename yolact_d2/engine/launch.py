@@ -116,7 +116,9 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace, 
         raise
 
 
-def _main(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace, rank_0: str) -> None:
+def _main(
+    main: Callable[[argparse.Namespace], Any], args: argparse.Namespace, rank_0: str
+) -> None:
     with watch_ranks(rank_0):
         main(args)
     if dist.is_initialized():

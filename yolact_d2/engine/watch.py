@@ -147,12 +147,18 @@ class _Watch:
             run = look(mine)
             if run["state"] != RUNNING:
                 break
-        self._told.set()
-        if run["state"] == FAILED and mine["state"] != FAILED:
-            self._end(run["text"])
-        elif run["state"] == DONE:
+        if run["state"] == DONE:
             for link in self._links:
                 link.close()
+            return
+        if run["text"] != mine.get("text"):
+            _log(run["text"])
+        self._told.set()
+        if mine["state"] != FAILED:  # else the main thread is on its way out
+            time.sleep(self._grace)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
 
     def _look_at_all(self, mine: Dict[str, str]) -> Dict[str, str]:
         """Rank 0: collect what all say, tell them how the run stands, and return it."""
@@ -201,16 +207,12 @@ class _Watch:
                 lost[link.rank] = f"rank {link.rank} has said nothing for {self._silent:g} s"
         return lost
 
-    def _end(self, text: str) -> None:
-        rank = comm.get_rank()
-        text = f"rank {rank} ends, because another one did. {text}"
-        logger.error(text)
-        if rank > 0:  # Detectron2 logs them to a file only
-            print(text, file=sys.stderr)
-        time.sleep(self._grace)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)
+
+def _log(text: str) -> None:
+    text = f"This run has failed: {text}"
+    logger.error(text)
+    if comm.get_rank() > 0:  # of which Detectron2 logs to a file only
+        print(text, file=sys.stderr)
 
 
 def _connect(host: str, vanished: float) -> List[_Link]:
