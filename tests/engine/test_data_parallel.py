@@ -16,6 +16,7 @@ from ranks import assert_success, run_children, run_ranks
 
 from yolact_d2 import load_config
 from yolact_d2.data.shapes import generate_shapes, register_shapes
+from yolact_d2.engine import share_statistics
 from yolact_d2.evaluation import MaskScoreCOCOEvaluator
 from yolact_d2.modeling.backbone.batch_norm import batch_norms
 
@@ -176,8 +177,10 @@ def norms_after_a_step(folder):
             "statistics": [
                 not torch.equal(a.running_mean, b.running_mean) for a, b in zip(after, before)
             ],
-            "running_mean": after[0].running_mean,
+            "own": [layer.running_mean.clone() for layer in after],
         }
+        share_statistics(parallel)
+        trained[images]["shared"] = [layer.running_mean for layer in after]
     torch.save(trained, folder / f"{comm.get_world_size()}{comm.get_rank()}.pth")
 
 
@@ -192,8 +195,13 @@ def test_batch_norm_counts_the_images_of_one_process(tmp_path):
         for what in ("weights", "statistics"):
             assert set(first[images][what]) == set(second[images][what]) == {of_two}
             assert set(alone[images][what]) == {True}
-    # Each process has statistics of its own images.
-    assert not torch.equal(first[12]["running_mean"], second[12]["running_mean"])
+    # Each process has statistics of its own images, until it gets those of rank 0.
+    for own, of_second, *shared in zip(
+        first[12]["own"], second[12]["own"], first[12]["shared"], second[12]["shared"]
+    ):
+        assert not torch.equal(own, of_second)
+        assert torch.equal(own, shared[0]) and torch.equal(own, shared[1])
+    assert all(map(torch.equal, alone[12]["own"], alone[12]["shared"]))
 
 
 EVALUATED = {

@@ -96,13 +96,14 @@ def test_a_worker_that_outlives_its_process_does_not_hide_that(tmp_path):
         if rank == 1:
             worker = os.fork()
             if worker == 0:
-                time.sleep(30)
+                time.sleep(8)
+                (tmp_path / "worker has ended").touch()
                 os._exit(0)
             (tmp_path / "worker").write_text(str(worker))
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(4)
 
     first, _ = run_ranks(tmp_path, watched, body)
+    assert not (tmp_path / "worker has ended").exists()
     os.kill(int((tmp_path / "worker").read_text()), signal.SIGKILL)
     assert first.code == 1 and "rank 1 is gone" in first.log
 
