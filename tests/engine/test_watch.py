@@ -1,3 +1,4 @@
+import ctypes
 import os
 import signal
 import sys
@@ -143,20 +144,30 @@ def test_the_others_end_when_one_hangs(tmp_path, stopped):
     children[stopped].process.kill()
 
 
-def hold_the_lock_on_1(rank):
-    if rank == 1:
-        # Sleeps without giving up Python's lock, as json.load of a large file does.
-        import ctypes
-
-        ctypes.PyDLL(None).usleep(900_000)
+def hold_the_lock():
+    """Sleep without giving up Python's lock, as json.load of a large file does."""
+    ctypes.PyDLL(None).usleep(900_000)
 
 
 def test_a_long_call_is_not_taken_for_the_end(tmp_path):
-    def main():
-        watched(hold_the_lock_on_1, vanished=0.5)
+    def body(rank):
+        if rank == 1:
+            hold_the_lock()
 
-    for end in run_ranks(tmp_path, main):
+    for end in run_ranks(tmp_path, lambda: watched(body, vanished=0.5)):
         assert end.code == 0 and end.log == "went on\n"
+
+
+def test_an_error_is_told_to_who_is_late_to_listen(tmp_path):
+    def body(rank):
+        if rank == 1:
+            raise ValueError("this image is bad")
+        hold_the_lock()
+        sleep_as_if_working()
+
+    first, _ = run_ranks(tmp_path, watched, body)
+    assert first.code == 1 and "rank 1: ValueError: this image is bad" in first.log
+    assert "is gone" not in first.log
 
 
 def test_who_is_done_waits_for_the_others_and_can_watch_again(tmp_path):
