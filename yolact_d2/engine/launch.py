@@ -97,7 +97,7 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace, 
         _main(main, args, _rank_0_of_torchrun())
         return
     if args.num_gpus * args.num_machines > 1 and not _num_gpus(device):
-        logger.warning(f"The {args.num_gpus} processes of this machine run on its CPU, not on GPUs.")
+        logger.warning(f"The {args.num_gpus} processes of this machine run on its CPU, not GPUs.")
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # or Detectron2 would have them use NCCL
     several = args.num_machines > 1
     try:
