@@ -2,28 +2,23 @@
 """Train and evaluate YOLACT with Detectron2's trainer."""
 
 import argparse
+import contextlib
 import os
+import sys
 
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.data import build_detection_train_loader
-from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
+import yaml
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from yolact_d2 import load_config
-from yolact_d2.data import Own, YOLACTDatasetMapper, check_datasets, use_own_data
-from yolact_d2.evaluation import build_evaluator
+from yolact_d2.checkpoint import CheckpointMismatch
+from yolact_d2.data import Own, check_datasets, use_own_data
+from yolact_d2.engine import Trainer, TrainingCheckpointer, check_launch, launch
 
-
-class Trainer(DefaultTrainer):
-    @classmethod
-    def build_train_loader(cls, cfg):
-        return build_detection_train_loader(cfg, mapper=YOLACTDatasetMapper(cfg))
-
-    @classmethod
-    def build_evaluator(cls, cfg, dataset_name, output_folder=None):
-        return build_evaluator(cfg, dataset_name, output_folder)
+# yacs tells of a wrong key by a KeyError, of a wrong type by a ValueError.
+BAD_INPUT = (OSError, ValueError, KeyError, yaml.YAMLError)
 
 
 def parse_args() -> argparse.Namespace:
@@ -66,6 +61,19 @@ def trained_with(cfg, args):
     return load_config(path) if os.path.isfile(path) else None
 
 
+@contextlib.contextmanager
+def refused(*errors):
+    """End with exit status 2 for what is wrong with the input, and say it once."""
+    try:
+        yield
+    except errors as error:
+        if comm.is_main_process():
+            # A KeyError's text is quoted.
+            text = error.args[0] if isinstance(error, KeyError) else error
+            print(f"{os.path.basename(__file__)}: error: {text}", file=sys.stderr)
+        sys.exit(2)
+
+
 def setup(args):
     """Build the config from the file and the command line, and check the data it names."""
     cfg = load_config(args.config_file, args.opts)
@@ -75,38 +83,50 @@ def setup(args):
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="yolact_d2")
-    if not args.eval_only:
-        check_datasets(cfg, "DATASETS.TRAIN")
-    if args.eval_only or cfg.DATASETS.TEST:
-        check_datasets(cfg, "DATASETS.TEST")
+    check_on_each_machine(cfg, args.eval_only)
     return cfg
 
 
+def check_on_each_machine(cfg, eval_only):
+    """Check the datasets on one process of each machine; what is wrong is raised by all."""
+    error = None
+    if comm.get_local_rank() == 0:
+        try:
+            if not eval_only:
+                check_datasets(cfg, "DATASETS.TRAIN")
+            if eval_only or cfg.DATASETS.TEST:
+                check_datasets(cfg, "DATASETS.TEST")
+        except ValueError as fault:
+            error = str(fault)
+    errors = [error for error in comm.all_gather(error) if error]
+    if errors:
+        raise ValueError(errors[0])
+
+
 def main(args):
-    cfg = setup(args)
+    with refused(*BAD_INPUT):
+        cfg = setup(args)
 
     if args.eval_only:
-        model = Trainer.build_model(cfg)
-        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
-            cfg.MODEL.WEIGHTS, resume=args.resume
-        )
+        with refused(CheckpointMismatch):
+            model = Trainer.build_model(cfg)
+            TrainingCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
+                cfg.MODEL.WEIGHTS, resume=args.resume
+            )
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
 
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
+    with refused(CheckpointMismatch):
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
 
 if __name__ == "__main__":
     args = parse_args()
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    with refused(*BAD_INPUT):
+        device = load_config(args.config_file, args.opts).MODEL.DEVICE
+        check_launch(args, device)
+    launch(main, args, device)

@@ -44,13 +44,18 @@ def run_tool(name, *args):
 
 def run_tools(name, *arguments):
     """:func:`run_tool` for each list of arguments, in less time."""
-    commands = [_command(name, args) for args in arguments]
+    return run_programs(*(_command(name, args) for args in arguments))
+
+
+def run_programs(*commands, **env):
+    """Run Python programs one after the other, each a list of its path and its arguments."""
+    commands = [[str(word) for word in command] for command in commands]
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [sys.executable, "-c", _FORK],
             input=json.dumps(commands),
             cwd=folder,
-            env=_env(),
+            env={**_env(), **env},
             text=True,
             check=True,
         )

@@ -55,6 +55,10 @@ def add_yolact_config(cfg: CN) -> None:
     # Of each stage in MODEL.RESNETS.DEFORM_ON_PER_STAGE the blocks 0, n, 2n, ... become deformable.
     cfg.MODEL.RESNETS.DEFORM_INTERVAL = 1
 
+    # Training stops when so many batches in a row have a loss or gradients that are not finite. A
+    # batch that has is skipped.
+    cfg.SOLVER.MAX_SKIPPED = 10
+
     # True: height = width = SIZES * sqrt(ratio), as in the published YOLACT models.
     # False: width = SIZES * sqrt(ratio), height = SIZES / sqrt(ratio).
     # Either way MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS are width / height.

@@ -1,6 +1,7 @@
 """Files that are never half-written: under another name first, then renamed."""
 
 import contextlib
+import glob
 import os
 import secrets
 import tempfile
@@ -24,6 +25,13 @@ def whole_file(path: str) -> Iterator[str]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(partial)
+
+
+def remove_partial_files(folder: str) -> None:
+    """Remove what :func:`whole_file` left there when its process was killed. Nobody else may be
+    writing there."""
+    for path in glob.glob(os.path.join(glob.escape(folder), ".????????.partial.*")):
+        os.remove(path)
 
 
 def check_writable(path: str) -> None:

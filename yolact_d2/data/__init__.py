@@ -4,6 +4,7 @@ from .augmentation import build_augmentation
 from .checks import check_datasets
 from .dataset_mapper import ImageMapper, YOLACTDatasetMapper
 from .images import UnreadableImage, read_image
+from .loader import build_test_loader, build_train_loader
 from .own import Own, use_own_data
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "UnreadableImage",
     "YOLACTDatasetMapper",
     "build_augmentation",
+    "build_test_loader",
+    "build_train_loader",
     "check_datasets",
     "drop_unusable",
     "read_image",

@@ -1,0 +1,225 @@
+"""Loaders: what comes at which place of the stream, and pictures that cannot be read."""
+
+import itertools
+import logging
+import multiprocessing
+import os
+import random
+import signal
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from torch.utils.data import Dataset
+
+from yolact_d2.data import Own, build_test_loader, build_train_loader, use_own_data
+from yolact_d2.data.images import UnreadableImage
+from yolact_d2.data.loader import NumberedSampler, RepeatableDataset, all_random_from
+from yolact_d2.data.shapes import generate_shapes
+
+NUM_IMAGES = 7
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shapes")
+    generate_shapes(str(root), num_train=NUM_IMAGES, num_val=3)
+    return root
+
+
+def own(folder, split):
+    return Own(str(folder / f"annotations/instances_{split}.json"), str(folder / split))
+
+
+@pytest.fixture
+def cfg(shapes_cfg, shapes):
+    use_own_data(shapes_cfg, own(shapes, "train"), own(shapes, "val"))
+    shapes_cfg.merge_from_list(
+        ["INPUT.IMAGE_SIZE", 64, "SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0]
+    )
+    yield shapes_cfg
+    for name in ("own_train", "own_val"):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def batches(cfg, num, start=0):
+    loader = build_train_loader(cfg)
+    loader.start_at(start)
+    return list(itertools.islice(loader, num))
+
+
+def assert_same(a, b):
+    assert len(a) == len(b)
+    for x, y in zip(itertools.chain(*a), itertools.chain(*b)):
+        assert x.keys() == y.keys()
+        assert x["file_name"] == y["file_name"]
+        assert torch.equal(x["image"], y["image"])
+        assert torch.equal(x["instances"].gt_boxes.tensor, y["instances"].gt_boxes.tensor)
+        assert torch.equal(x["instances"].gt_masks.tensor, y["instances"].gt_masks.tensor)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_a_loader_that_starts_later_gives_the_rest(cfg, num_workers):
+    cfg.DATALOADER.NUM_WORKERS = 0
+    whole = batches(cfg, 9)
+    cfg.DATALOADER.NUM_WORKERS = num_workers
+    assert_same(batches(cfg, 4, start=5), whole[5:])
+
+
+def test_what_was_drawn_before_does_not_matter(cfg):
+    first = batches(cfg, 3)
+    np.random.rand(5), torch.rand(5), random.random()
+    assert_same(batches(cfg, 3), first)
+
+
+def test_an_image_that_comes_again_is_augmented_anew(cfg):
+    seen = {}
+    for x in itertools.chain(*batches(cfg, 2 * NUM_IMAGES)):
+        seen.setdefault(x["file_name"], []).append(x["image"])
+    for images in seen.values():
+        assert len(images) == 4
+        for a, b in itertools.combinations(images, 2):
+            assert not torch.equal(a, b)
+
+
+def test_another_seed_gives_another_stream(cfg):
+    first = batches(cfg, 2)
+    cfg.SEED = 2
+    second = batches(cfg, 2)
+    assert not torch.equal(first[0][0]["image"], second[0][0]["image"])
+
+
+def test_without_a_seed_each_run_augments_differently(cfg):
+    cfg.SEED = -1
+    first, second = batches(cfg, 1), batches(cfg, 1)
+    assert not torch.equal(first[0][0]["image"], second[0][0]["image"])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_generators_of_the_program_are_left_alone(cfg, num_workers):
+    cfg.DATALOADER.NUM_WORKERS = num_workers
+    loader = build_train_loader(cfg)
+    np.random.seed(3), random.seed(3), torch.manual_seed(3)
+    expected = np.random.rand(), random.random()
+    np.random.seed(3), random.seed(3)
+    next(iter(loader))
+    assert (np.random.rand(), random.random()) == expected
+
+
+def test_all_random_from_covers_all_three():
+    def draw():
+        return np.random.rand(), random.random(), torch.rand(()).item()
+
+    draws = []
+    for seed in [(1, 2), (1, 2), (1, 3), (2, 2)]:
+        with all_random_from(*seed):
+            draws.append(draw())
+    assert draws[0] == draws[1]
+    for i in range(3):
+        assert len({d[i] for d in draws}) == 3
+
+
+class Ranked(torch.utils.data.Sampler):
+    """As a training sampler: each process gets its part of a stream."""
+
+    def __init__(self, rank, world_size):
+        self.rank, self.world_size = rank, world_size
+
+    def __iter__(self):
+        stream = (10 * i for i in itertools.count())
+        return itertools.islice(stream, self.rank, None, self.world_size)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+@pytest.mark.parametrize("first_batch", [0, 4])
+def test_places_are_those_of_all_processes_together(monkeypatch, rank, first_batch):
+    monkeypatch.setattr("yolact_d2.data.loader.comm.get_rank", lambda: rank)
+    monkeypatch.setattr("yolact_d2.data.loader.comm.get_world_size", lambda: 3)
+    sampler = NumberedSampler(Ranked(rank, 3), batch_size=2)
+    sampler.first_batch = first_batch
+    first = first_batch * 2 * 3 + rank
+    expected = [(place, 10 * place) for place in (first, first + 3, first + 6)]
+    assert list(itertools.islice(sampler, 3)) == expected
+
+
+class Damaged(Dataset):
+    """Examples of which some cannot be read."""
+
+    def __init__(self, size, damaged):
+        self.size, self.damaged = size, damaged
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        if index in self.damaged:
+            raise UnreadableImage(f"{index}.jpg is truncated")
+        return {"index": index}
+
+
+def test_a_damaged_picture_is_replaced_always_by_the_same():
+    dataset = RepeatableDataset(Damaged(6, {1, 2, 3}), seed=0)
+    for place in range(20):
+        example = dataset[place, 1]
+        assert example["index"] in (0, 4, 5)
+        assert example["unreadable"][0] == "1.jpg is truncated"
+        assert dataset[place, 1] == example
+    assert len({dataset[place, 1]["index"] for place in range(20)}) == 3
+    assert dataset[0, 4] == {"index": 4, "unreadable": []}
+
+
+def test_if_nothing_can_be_read_it_is_an_error():
+    with pytest.raises(UnreadableImage, match="10 pictures in a row.*2.jpg is truncated"):
+        RepeatableDataset(Damaged(3, {0, 1, 2}), seed=0)[0, 2]
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """The same shapes, one picture of each part cut off in the middle."""
+    generate_shapes(str(tmp_path), num_train=NUM_IMAGES, num_val=3)
+    for split in ("train", "val"):
+        path = tmp_path / split / "000001.png"
+        path.write_bytes(path.read_bytes()[:-200])
+    return tmp_path
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_damaged_pictures_are_left_out_of_training(cfg, damaged, num_workers, caplog):
+    use_own_data(cfg, own(damaged, "train"), None)
+    cfg.DATALOADER.NUM_WORKERS = num_workers
+    with caplog.at_level(logging.WARNING):
+        got = batches(cfg, 2 * NUM_IMAGES)
+    names = [os.path.basename(x["file_name"]) for x in itertools.chain(*got)]
+    assert len(names) == 4 * NUM_IMAGES and "000001.png" not in names
+    (record,) = [r for r in caplog.records if "Left out of training" in r.getMessage()]
+    assert str(damaged / "train" / "000001.png") in record.getMessage()
+    assert "(1 so far)" in record.getMessage()
+    assert all("unreadable" not in x for x in itertools.chain(*got))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_damaged_pictures_are_left_out_of_evaluation(cfg, damaged, num_workers, caplog):
+    use_own_data(cfg, None, own(damaged, "val"))
+    cfg.DATALOADER.NUM_WORKERS = num_workers
+    loader = build_test_loader(cfg, "own_val")
+    assert len(loader) == 3
+    with caplog.at_level(logging.WARNING):
+        names = [os.path.basename(x["file_name"]) for batch in loader for x in batch]
+    assert names == ["000000.png", "000002.png"]
+    (record,) = [r for r in caplog.records if "could not be read" in r.getMessage()]
+    assert record.getMessage().startswith("1 pictures")
+    assert str(damaged / "val" / "000001.png") in record.getMessage()
+
+
+def test_a_worker_that_is_killed_is_noticed(cfg):
+    cfg.DATALOADER.NUM_WORKERS = 1
+    before = multiprocessing.active_children()
+    stream = iter(build_train_loader(cfg))
+    next(stream)
+    (worker,) = set(multiprocessing.active_children()) - set(before)
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="worker .* killed|exited unexpectedly"):
+        for _ in range(20):
+            next(stream)

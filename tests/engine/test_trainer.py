@@ -1,0 +1,136 @@
+"""Training that is stopped and goes on."""
+
+import json
+import os
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from yolact_d2.data import Own, use_own_data
+from yolact_d2.data.shapes import generate_shapes
+from yolact_d2.engine import Trainer
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shapes")
+    generate_shapes(str(root), num_train=5, num_val=1)
+    return Own(str(root / "annotations/instances_train.json"), str(root / "train"))
+
+
+@pytest.fixture
+def cfg(shapes_cfg, shapes):
+    use_own_data(shapes_cfg, shapes, None)
+    shapes_cfg.merge_from_list(
+        "INPUT.IMAGE_SIZE 64 SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 6 SOLVER.CHECKPOINT_PERIOD 1 "
+        # Few enough that the subset is a random one; batch norm that learns; a moving rate.
+        "MODEL.YOLACT.MAX_MASK_POSITIVES 3 MODEL.BACKBONE.FREEZE_BN_BELOW 0 SOLVER.WARMUP_ITERS 4 "
+        "DATALOADER.NUM_WORKERS 0".split()
+    )
+    yield shapes_cfg
+    DatasetCatalog.remove("own_train")
+    MetadataCatalog.remove("own_train")
+
+
+def train(cfg, folder, num_workers=0, stop_after=None):
+    """Train, or go on; die after an iteration. Returns the losses by iteration."""
+    cfg = cfg.clone()
+    cfg.OUTPUT_DIR = str(folder)
+    cfg.DATALOADER.NUM_WORKERS = num_workers
+    # The first start decides the weights; that of a later one must not matter.
+    torch.manual_seed(len(os.listdir(folder)))
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    losses = {}
+
+    class Record(type(trainer._trainer)):
+        def _write_metrics(self, loss_dict, data_time):
+            losses[self.iter] = {k: v.item() for k, v in loss_dict.items()}
+            super()._write_metrics(loss_dict, data_time)
+
+    trainer._trainer.__class__ = Record
+    if stop_after is not None:
+        trainer.max_iter = stop_after + 1
+    trainer.train()
+    return losses
+
+
+@pytest.fixture
+def never_stopped(cfg, tmp_path):
+    folder = tmp_path / "whole"
+    folder.mkdir()
+    return train(cfg, folder), torch.load(folder / "model_final.pth", weights_only=True)
+
+
+def assert_equal(a, b, where=""):
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for i, (x, y) in enumerate(zip(a, b)):
+            assert_equal(x, y, f"{where}.{i}")
+    else:
+        assert a == b, where
+
+
+@pytest.mark.parametrize("stops, num_workers", [([2], 0), ([0, 3], 2)])
+def test_resumed_training_is_the_same_to_the_bit(cfg, tmp_path, never_stopped, stops, num_workers):
+    folder = tmp_path / "stopped"
+    folder.mkdir()
+    losses = {}
+    for stop in (*stops, None):
+        losses.update(train(cfg, folder, num_workers, stop))
+    expected_losses, expected = never_stopped
+    assert losses == expected_losses
+    got = torch.load(folder / "model_final.pth", weights_only=True)
+    assert_equal(got, expected)
+
+
+def test_each_step_differs(never_stopped):
+    losses, _ = never_stopped
+    assert len(losses) == 6
+    assert len({loss["loss_mask"] for loss in losses.values()}) == 6
+
+
+def test_a_batch_that_is_not_finite_is_counted_in_the_metrics(cfg, tmp_path, monkeypatch):
+    from yolact_d2.modeling.criterion import YOLACTCriterion
+
+    real, calls = YOLACTCriterion.forward, []
+
+    def forward(self, *args):
+        calls.append(None)
+        losses = real(self, *args)
+        return {**losses, "loss_cls": losses["loss_cls"] * (torch.nan if len(calls) == 2 else 1)}
+
+    monkeypatch.setattr(YOLACTCriterion, "forward", forward)
+    train(cfg, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert [line["num_skipped_batches"] for line in lines if "num_skipped_batches" in line] == [1]
+    final = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert all(v.isfinite().all() for v in final["model"].values() if v.is_floating_point())
+    assert final["trainer"]["_trainer"]["num_skipped"] == 1
+
+
+def test_too_many_of_them_name_the_images_and_the_checkpoint(cfg, tmp_path, monkeypatch):
+    from yolact_d2.modeling.criterion import YOLACTCriterion
+
+    cfg.SOLVER.MAX_SKIPPED = 2
+    train(cfg, tmp_path, stop_after=1)
+    monkeypatch.setattr(
+        YOLACTCriterion, "forward", lambda *args: {"loss_cls": torch.tensor(torch.inf)}
+    )
+    with pytest.raises(FloatingPointError) as caught:
+        train(cfg, tmp_path)
+    message = str(caught.value)
+    assert message.count(".png") == 4
+    # Written after the first of them, with the weights from before it.
+    assert str(tmp_path / "model_0000002.pth") in message
+    last, before = (
+        torch.load(tmp_path / f"model_000000{i}.pth", weights_only=True)["model"] for i in (2, 1)
+    )
+    assert_equal(last, before)

@@ -1,0 +1,141 @@
+"""The trainer in two processes."""
+
+import os
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+from ranks import assert_success, run_ranks
+
+from yolact_d2.data import Own, use_own_data
+from yolact_d2.data.shapes import generate_shapes
+from yolact_d2.engine import Trainer
+from yolact_d2.modeling.criterion import YOLACTCriterion
+
+NUM_STEPS = 5
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shapes")
+    generate_shapes(str(root), num_train=7, num_val=1)
+    return Own(str(root / "annotations/instances_train.json"), str(root / "train"))
+
+
+@pytest.fixture
+def cfg(shapes_cfg, shapes, tmp_path):
+    use_own_data(shapes_cfg, shapes, None)
+    shapes_cfg.merge_from_list(
+        f"INPUT.IMAGE_SIZE 64 SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER {2 * NUM_STEPS} "
+        "SOLVER.CHECKPOINT_PERIOD 4 SOLVER.MAX_SKIPPED 2 MODEL.YOLACT.MAX_MASK_POSITIVES 3 "
+        f"MODEL.BACKBONE.FREEZE_BN_BELOW 0 DATALOADER.NUM_WORKERS 0 OUTPUT_DIR {tmp_path}".split()
+    )
+    yield shapes_cfg
+    DatasetCatalog.remove("own_train")
+    MetadataCatalog.remove("own_train")
+
+
+def train(cfg, record, broken_on_rank=None, broken_steps=(), stop_after=None):
+    """Train in this process, one of two; what was seen and what came of it goes to a file."""
+    real, steps = YOLACTCriterion.forward, []
+
+    def forward(self, *args):
+        steps.append(None)
+        losses = real(self, *args)
+        if comm.get_rank() == broken_on_rank and len(steps) - 1 in broken_steps:
+            losses["loss_mask"] = losses["loss_mask"] * float("nan")
+        return losses
+
+    YOLACTCriterion.forward = forward
+    torch.manual_seed(len(os.listdir(cfg.OUTPUT_DIR)))
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    if stop_after is not None:
+        trainer.max_iter = stop_after + 1
+    names = []
+
+    def named(loader):
+        for batch in loader:
+            names.append([x["file_name"] for x in batch])
+            yield batch
+
+    trainer._trainer.data_loader = named(trainer.train_loader)
+    error = None
+    try:
+        trainer.train()
+    except FloatingPointError as caught:
+        error = str(caught)
+    torch.save(
+        {
+            "model": trainer._trainer.model.module.state_dict(),
+            "names": names,
+            "error": error,
+            "num_skipped": trainer._trainer.num_skipped,
+        },
+        f"{record}.{comm.get_rank()}",
+    )
+
+
+def run(cfg, folder, *args, name="record"):
+    """:func:`train` in two processes; what each of them recorded."""
+    record = folder / name
+    logs = folder / f"{name}_logs"
+    logs.mkdir()
+    assert_success(run_ranks(logs, train, cfg, str(record), *args))
+    return [torch.load(f"{record}.{rank}", weights_only=True) for rank in (0, 1)]
+
+
+def parameters(record):
+    return {k: v for k, v in record["model"].items() if "running_" not in k and "num_b" not in k}
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+def test_both_have_the_same_weights_and_other_pictures(cfg, tmp_path_factory):
+    first, second = run(cfg, tmp_path_factory.mktemp("run"))
+    assert_equal(parameters(first), parameters(second))
+    assert len(first["names"]) == len(second["names"]) == NUM_STEPS
+    # Together they go through the pictures, 7 of 7 in the first 7 places.
+    stream = [
+        name
+        for batches in zip(first["names"], second["names"])
+        for pair in zip(*batches)
+        for name in pair
+    ]
+    assert len(set(stream[:7])) == 7 and len(set(stream[7:14])) == 7
+
+
+def test_resuming_is_exact(cfg, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    whole = run(cfg, folder)
+    for name in os.listdir(cfg.OUTPUT_DIR):
+        os.remove(os.path.join(cfg.OUTPUT_DIR, name))
+    run(cfg, folder, None, (), 2, name="part")
+    rest = run(cfg, folder, name="rest")
+    for a, b in zip(whole, rest):
+        assert_equal(parameters(a), parameters(b))
+        assert a["names"][3:] == b["names"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_batch_of_one_is_skipped_by_both(cfg, tmp_path_factory, rank):
+    first, second = run(cfg, tmp_path_factory.mktemp("run"), rank, (1, 3))
+    assert first["num_skipped"] == second["num_skipped"] == 2
+    assert first["error"] is second["error"] is None
+    assert_equal(parameters(first), parameters(second))
+    assert all(v.isfinite().all() for v in first["model"].values())
+
+
+def test_too_many_end_both_and_name_the_images_of_that_one(cfg, tmp_path_factory):
+    first, second = run(cfg, tmp_path_factory.mktemp("run"), 1, (1, 2))
+    assert first["error"] == second["error"]
+    for name in sum(second["names"][1:3], []):
+        assert name in first["error"]
+    others = set(sum(first["names"][1:3], [])) - set(sum(second["names"][1:3], []))
+    assert others and not any(name in first["error"] for name in others)
+    assert_equal(parameters(first), parameters(second))

@@ -1,0 +1,207 @@
+"""The loaders of training and evaluation: Detectron2's, repeatable, and without an end when a
+picture cannot be read."""
+
+import contextlib
+import itertools
+import logging
+import random
+from functools import partial
+from typing import Any, Callable, Dict, Iterator, List, Tuple
+
+import numpy as np
+import torch
+from detectron2.data import (
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from .annotations import drop_unusable
+from .dataset_mapper import ImageMapper, YOLACTDatasetMapper
+from .images import UnreadableImage
+
+logger = logging.getLogger(__name__)
+
+# So many pictures are tried in place of one that cannot be read. If none of them can, it is not
+# the pictures that are damaged.
+_MAX_TRIALS = 10
+
+Batch = List[Dict[str, Any]]
+
+
+def build_train_loader(cfg) -> "TrainLoader":
+    """The loader of ``cfg.DATASETS.TRAIN``.
+
+    What comes at some place of its endless stream, augmentation included, depends on ``cfg.SEED``
+    and the place alone: not on the number of workers, nor on whether the run was stopped between.
+    (With a negative seed the augmentation is another one in each run.)
+    """
+    dicts = get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    )
+    loader = build_detection_train_loader(
+        cfg,
+        dataset=drop_unusable(dicts),
+        mapper=YOLACTDatasetMapper(cfg),
+        # All images get the same size; and groups would be lost when a run is resumed.
+        aspect_ratio_grouping=False,
+    )
+    return TrainLoader(loader, cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
+
+
+class TrainLoader:
+    """Batches without end, from any iteration on.
+
+    Pictures that cannot be read are left out, others are taken in their place.
+    """
+
+    def __init__(self, loader: DataLoader, seed: int):
+        """
+        Args:
+            loader: of Detectron2, with a sampler.
+            seed: what the augmentation draws depends on it, and on the place in the stream.
+        """
+        stream = loader.dataset  # Detectron2's, which asks the sampler for what to load
+        stream.sampler = self._sampler = NumberedSampler(stream.sampler, loader.batch_size)
+        stream.dataset = RepeatableDataset(stream.dataset, seed)
+        self._loader = loader
+        self._unreadable = set()
+
+    def start_at(self, iteration: int) -> None:
+        """Let the next iterator begin with the batch of some iteration."""
+        self._sampler.first_batch = iteration
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            for x in batch:
+                self._report(x.pop("unreadable"))
+            yield batch
+
+    def _report(self, reasons: List[str]) -> None:
+        for reason in reasons:
+            if reason not in self._unreadable:
+                self._unreadable.add(reason)
+                logger.warning(
+                    f"Left out of training, another picture taken in its place: {reason} "
+                    f"({len(self._unreadable)} so far)"
+                )
+
+
+class NumberedSampler(Sampler):
+    """What a training sampler gives, as pairs of the place in the stream of all processes and the
+    index, from some batch on."""
+
+    def __init__(self, sampler: Sampler, batch_size: int):
+        """
+        Args:
+            sampler: gives every process its part of an endless stream.
+            batch_size: of one process.
+        """
+        self._sampler = sampler
+        self._batch_size = batch_size
+        self._rank, self._world_size = comm.get_rank(), comm.get_world_size()
+        self.first_batch = 0
+
+    def __iter__(self) -> Iterator[Tuple[int, int]]:
+        numbered = zip(itertools.count(self._rank, self._world_size), self._sampler)
+        return itertools.islice(numbered, self.first_batch * self._batch_size, None)
+
+
+class RepeatableDataset(Dataset):
+    """Examples by place in the stream and index: the place decides what is random in them."""
+
+    def __init__(self, dataset: Dataset, seed: int):
+        """
+        Args:
+            dataset: gives examples by index, or raises :class:`UnreadableImage`.
+            seed: 0 or more.
+        """
+        self._dataset = dataset
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, place_and_index: Tuple[int, int]) -> Dict[str, Any]:
+        """
+        Returns:
+            the example with the key "unreadable": why those that were tried before it were not
+            taken.
+
+        Raises:
+            UnreadableImage: if no picture can be read.
+        """
+        place, index = place_and_index
+        unreadable: List[str] = []
+        with all_random_from(self._seed, place):
+            for _ in range(_MAX_TRIALS):
+                try:
+                    return {**self._dataset[index], "unreadable": unreadable}
+                except UnreadableImage as error:
+                    unreadable.append(str(error))
+                    index = random.randrange(len(self))
+        raise UnreadableImage(
+            f"{_MAX_TRIALS} pictures in a row cannot be read: {'; '.join(unreadable)}"
+        )
+
+
+def build_test_loader(cfg, dataset_name: str) -> "TestLoader":
+    """The loader of a dataset to evaluate on."""
+    mapper = partial(_mapped_or_reason, ImageMapper(cfg))
+    return TestLoader(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
+
+
+def _mapped_or_reason(
+    mapper: Callable[[Dict[str, Any]], Dict[str, Any]], dataset_dict: Dict[str, Any]
+) -> Dict[str, Any]:
+    try:
+        return mapper(dataset_dict)
+    except UnreadableImage as error:
+        return {"unreadable": str(error)}
+
+
+class TestLoader:
+    """Batches of a dataset without the pictures that cannot be read."""
+
+    def __init__(self, loader: DataLoader):
+        """
+        Args:
+            loader: gives batches in which such a picture is {"unreadable": reason}.
+        """
+        self._loader = loader
+
+    def __len__(self) -> int:
+        """How many batches there are, if all pictures can be read."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        reasons: List[str] = []
+        for batch in self._loader:
+            reasons += [x["unreadable"] for x in batch if "unreadable" in x]
+            readable = [x for x in batch if "unreadable" not in x]
+            if readable:
+                yield readable
+        if reasons:
+            logger.warning(
+                f"{len(reasons)} pictures could not be read: nothing is found in them, and what "
+                f"there is to be found counts as missed. {'; '.join(reasons)}"
+            )
+
+
+@contextlib.contextmanager
+def all_random_from(*seed: int) -> Iterator[None]:
+    """Let all that numpy, PyTorch (on the CPU) and Python draw depend on `seed` alone; afterwards
+    they go on where they were."""
+    words = [int(word) for word in np.random.SeedSequence(seed).generate_state(3)]
+    before = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        np.random.seed(words[0])
+        random.seed(words[1])
+        torch.manual_seed(words[2])
+        try:
+            yield
+        finally:
+            np.random.set_state(before[0])
+            random.setstate(before[1])

@@ -1,0 +1,71 @@
+import logging
+import weakref
+from typing import Optional
+
+from detectron2.engine import DefaultTrainer, create_ddp_model
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from ..data import build_test_loader, build_train_loader
+from ..evaluation import build_evaluator
+from .checkpointer import TrainingCheckpointer
+from .guarded_step import GuardedTrainer
+from .statistics import share_statistics
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's trainer for this project's data. It goes on exactly where it was stopped, and
+    skips batches that would spoil the weights."""
+
+    def __init__(self, cfg):
+        """As Detectron2's, whose parts cannot be chosen. On a CPU too several processes work
+        together."""
+        super(DefaultTrainer, self).__init__()
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self.train_loader = self.build_train_loader(cfg)
+        self.checkpointer = TrainingCheckpointer(
+            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        on_cpu = {"device_ids": None} if model.device.type == "cpu" else {}
+        self._trainer = GuardedTrainer(
+            create_ddp_model(model, broadcast_buffers=False, **on_cpu),
+            self.train_loader,
+            optimizer,
+            amp=cfg.SOLVER.AMP.ENABLED,
+            seed=cfg.SEED if cfg.SEED >= 0 else None,
+            max_skipped=cfg.SOLVER.MAX_SKIPPED,
+            last_checkpoint=self.checkpointer.get_checkpoint_file,
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        super().resume_or_load(resume)
+        self.train_loader.start_at(self.start_iter)
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        share_statistics(model)
+        return super().test(cfg, model, evaluators)
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name: str):
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(
+        cls, cfg, dataset_name: str, output_folder: Optional[str] = None
+    ) -> DatasetEvaluator:
+        return build_evaluator(cfg, dataset_name, output_folder)
