@@ -94,6 +94,12 @@ def test_unregistered_name(folder):
     assert NAME in message  # among the known ones
 
 
+@pytest.mark.parametrize("name, flag", [("own_train", "--train-json"), ("own_val", "--val-json")])
+def test_a_json_of_ones_own_must_be_given_again(folder, name, flag):
+    message = _refused(name)
+    assert f"{name!r} is not registered" in message and flag in message
+
+
 def test_every_name_is_checked(folder):
     assert "'no_such_dataset'" in _refused(NAME, "no_such_dataset")
 

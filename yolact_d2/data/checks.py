@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from .annotations import is_whole, why_refused
 from .coco_json import read_checked_coco
 from .images import UnreadableImage, displayed_size, leaves_folder
+from .own import TRAIN_NAME, VAL_NAME
 
 
 def check_datasets(cfg, key: str) -> None:
@@ -30,8 +31,13 @@ def check_datasets(cfg, key: str) -> None:
         raise ValueError(f"{key} is empty: name a dataset")
     for name in names:
         if name not in DatasetCatalog:
-            known = ", ".join(DatasetCatalog.list())
-            raise ValueError(f"{key}: {name!r} is not registered; known are {known}")
+            hint = f"known are {', '.join(DatasetCatalog.list())}"
+            if name in (TRAIN_NAME, VAL_NAME):
+                hint = (
+                    "train_net.py registers it when it is given --train-json and --train-images, "
+                    "or --val-json and --val-images, again"
+                )
+            raise ValueError(f"{key}: {name!r} is not registered; {hint}")
         check_dataset(cfg, name)
 
 

@@ -17,10 +17,8 @@ class TrainingCheckpointer(YOLACTCheckpointer):
     """Writes files that are whole or not there at all, and resumes from the last whole one."""
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write `name`.pth with the model, the checkpointables and `kwargs`, and tag it as the last.
-
-        A process that is killed meanwhile leaves the files that were there before as they are.
-        """
+        """Write `name`.pth with the model, the checkpointables and `kwargs`, and tag it as the
+        last. A process that is killed meanwhile leaves the files that were there before."""
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict()}
