@@ -17,8 +17,8 @@ from yolact_d2.checkpoint import CheckpointMismatch
 from yolact_d2.data import Own, check_datasets, use_own_data
 from yolact_d2.engine import Trainer, TrainingCheckpointer, check_launch, launch
 
-# yacs tells of a wrong key by a KeyError, of a wrong type by a ValueError.
-BAD_INPUT = (OSError, ValueError, KeyError, yaml.YAMLError)
+# yacs tells of a wrong key by a KeyError, of a wrong type by a ValueError, Detectron2 by asserting.
+BAD_INPUT = (OSError, ValueError, KeyError, AssertionError, yaml.YAMLError)
 
 
 def parse_args() -> argparse.Namespace:

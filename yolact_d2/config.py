@@ -164,6 +164,8 @@ def _check_files(config_file: str) -> None:
         _CheckedFiles.load_yaml_with_base(config_file, allow_unsafe=False)
     except RecursionError:
         raise ValueError(f"{config_file} is nested too deeply, or its own _BASE_") from None
+    except (AttributeError, UnicodeDecodeError) as error:  # of a _BASE_ that is no text
+        raise ValueError(f"{config_file} is no config: {error}") from error
 
 
 class _CheckedFiles(CN):

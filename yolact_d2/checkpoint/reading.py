@@ -50,7 +50,11 @@ def read_checkpoint(path: str) -> Dict[str, Any]:
             is_zip = file.read(4) == b"PK\x03\x04"
             (_check_zip if is_zip else _check_legacy)(file, os.path.getsize(path))
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        except (MemoryError, OSError):  # say nothing about the file
+            raise
         except Exception as error:  # whatever bytes that are no checkpoint lead a reader to
+            if "can't allocate memory" in str(error):  # torch's, when all has been checked
+                raise MemoryError(f"not enough memory for {path}") from error
             raise _mismatch(path, error) from error
     if not isinstance(checkpoint, dict):
         raise CheckpointMismatch(f"{path} is not a checkpoint: it holds no dict of tensors")
@@ -70,6 +74,8 @@ def read_zoo_checkpoint(path: str) -> Dict[str, Any]:
     with open(path, "rb") as file:
         try:
             checkpoint = load_zoo_pickle(file, os.path.getsize(path))
+        except (MemoryError, OSError):
+            raise
         except Exception as error:
             raise _mismatch(path, error) from error
     model_arrays(checkpoint, path)
@@ -115,7 +121,9 @@ def _mismatch(path: str, error: Exception) -> CheckpointMismatch:
             f"{path} is truncated or not a checkpoint, or it holds more than tensors and plain "
             f"values, which is not loaded from strangers: {error}"
         )
-    reason = str(error) or type(error).__name__
+    # torch says what it does not like at the end of a line, and much behind it.
+    text = str(error).split("WeightsUnpickler error:")[-1].strip()
+    reason = text.splitlines()[0] if text else type(error).__name__
     return CheckpointMismatch(f"{path} is truncated or not a checkpoint: {reason}")
 
 

@@ -7,7 +7,7 @@ annotations of a COCO JSON. Masks are not rasterised for them: what claims to be
 import logging
 import math
 from collections import Counter
-from numbers import Integral
+from numbers import Integral, Number
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import cv2
@@ -60,6 +60,23 @@ def why_refused(annotation: Annotation, size: Size) -> Optional[str]:
         return "has no 'segmentation'"
     if not all(map(_are_finite, segmentation)):
         return "has a polygon that is not a list of finite numbers x, y, x, y, ..."
+    return None
+
+
+def why_dict_refused(annotation: Annotation) -> Optional[str]:
+    """What :func:`why_refused` does not look at, since Detectron2 takes care of it when it reads a
+    COCO JSON: of a dataset dict that comes from elsewhere."""
+    if annotation.get("bbox_mode") not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
+        return (
+            f"has the bbox_mode {annotation.get('bbox_mode')!r}, not BoxMode.XYXY_ABS or "
+            "BoxMode.XYWH_ABS"
+        )
+    segmentation = annotation["segmentation"]
+    if isinstance(segmentation, dict):
+        if not isinstance(segmentation["counts"], (str, bytes)):
+            return "has an RLE that is not compressed, as pycocotools.mask.frPyObjects does it"
+    elif len(sound_polygons(segmentation)) < len(segmentation):
+        return "has a polygon of fewer than 3 points"
     return None
 
 
@@ -167,7 +184,7 @@ def is_whole(value: Any) -> bool:
 
 
 def is_crowd_flag(value: Any) -> bool:
-    return isinstance(value, Integral) and value in (0, 1)
+    return isinstance(value, Number) and value in (0, 1)
 
 
 def hull_area(points: np.ndarray) -> float:
@@ -180,7 +197,7 @@ def _are_finite(values: Any) -> bool:
     # A sum is several times as fast as a look at each of many numbers.
     try:
         return math.isfinite(sum(values))
-    except TypeError:  # what is no list, or not of numbers
+    except (TypeError, OverflowError):  # what is no list, or not of numbers that are floats
         return False
 
 

@@ -7,7 +7,7 @@ from typing import Any, Dict, Optional
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .annotations import is_whole, why_refused
+from .annotations import is_whole, why_dict_refused, why_refused
 from .coco_json import read_checked_coco
 from .images import UnreadableImage, displayed_size, leaves_folder
 from .own import TRAIN_NAME, VAL_NAME
@@ -107,7 +107,7 @@ def record_fault(
             f"{recorded[0]} x {recorded[1]}"
         )
     for number, annotation in enumerate(record.get("annotations", [])):
-        fault = why_refused(annotation, size)
+        fault = why_refused(annotation, size) or why_dict_refused(annotation)
         category = annotation.get("category_id")
         if not fault and not 0 <= category < num_classes:
             fault = f"has the category_id {category}, not one in 0..{num_classes - 1}"

@@ -39,6 +39,11 @@ def read_checked_coco(path: str) -> Dict[str, Any]:
     image_ids = _ids(path, "image", coco["images"], ("id", "file_name", "width", "height"))
     category_ids = _ids(path, "category", coco["categories"], ("id", "name"))
     _ids(path, "annotation", coco["annotations"], ("id", "image_id", "category_id"))
+    for image in coco["images"]:
+        if not isinstance(image["file_name"], str):
+            raise ValueError(
+                f"{path}: image {image['id']} has the file_name {image['file_name']!r}"
+            )
     sizes = {image["id"]: (image["width"], image["height"]) for image in coco["images"]}
     for image_id, size in sizes.items():
         if not all(map(is_whole, size)):

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from typing import Iterator, Tuple
+from typing import Iterator, Optional, Tuple
 
 import numpy as np
 from detectron2.data import detection_utils as utils
@@ -12,6 +12,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # EXIF orientations that turn the image by 90 degrees; Detectron2 applies them when it reads.
 _EXIF_ORIENTATION = 0x0112
 _EXIF_TURNED = (5, 6, 7, 8)
+# Where Pillow finds it in a PNG.
+_PNG_EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp"}
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 # Pillow's modes of grey images of 16 bits. Some of its versions say "I" instead.
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
@@ -22,9 +24,10 @@ class UnreadableImage(ValueError):
 
 
 def read_image(path: str, format: str) -> np.ndarray:
-    """Detectron2's :func:`read_image`, but for grey images of 16 bits, and TIFF files. The former
+    """Detectron2's :func:`read_image`, but for grey images of 16 bits, PNG and TIFF files. The first
     are read by their high byte, as OpenCV, and so the authors' code, does (Detectron2 makes nearly
-    all of them white), the latter are turned as EXIF says (Detectron2 turns them twice).
+    all of them white). PNG files are turned by EXIF before the pixels only, as
+    :func:`displayed_size` knows it; TIFF files once (Detectron2 turns them twice).
 
     Args:
         format: "RGB", "BGR", or another that Detectron2 knows.
@@ -38,9 +41,9 @@ def read_image(path: str, format: str) -> np.ndarray:
     """
     with _naming(path), PathManager.open(path, "rb") as file, Image.open(file) as image:
         _check_mode(image)
-        if image.format != "TIFF" and image.mode not in _GREY_16:
+        if image.format not in ("PNG", "TIFF") and image.mode not in _GREY_16:
             return utils.read_image(path, format)
-        turned = ImageOps.exif_transpose(image)
+        turned = ImageOps.exif_transpose(image) if _orientation(image) else image
         if turned.mode in _GREY_16:
             turned = _high_byte(turned)
         return utils.convert_PIL_to_numpy(turned, format)
@@ -57,9 +60,7 @@ def displayed_size(path: str) -> Tuple[int, int]:
         width, height = image.size
         if image.format == "TIFF":  # of which some versions of Pillow give the turned size
             width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
-        # Pillow decodes the whole of a PNG in search of EXIF behind the pixels.
-        has_exif = image.format != "PNG" or "exif" in image.info
-        turned = has_exif and image.getexif().get(_EXIF_ORIENTATION) in _EXIF_TURNED
+        turned = _orientation(image) in _EXIF_TURNED
     return (height, width) if turned else (width, height)
 
 
@@ -85,7 +86,20 @@ def _naming(path: str) -> Iterator[None]:
         raise UnreadableImage(f"{path} cannot be read as an image: {reason}") from error
 
 
+def _orientation(image: Image.Image) -> Optional[int]:
+    """How EXIF says that the image is turned, if it does. In a PNG it may come behind the pixels,
+    where only decoding all of it would tell: that is not looked for, nor are broken ones."""
+    if image.format == "PNG" and _PNG_EXIF.isdisjoint(image.info):
+        return None
+    try:
+        return image.getexif().get(_EXIF_ORIENTATION)
+    except Exception:  # many kinds, which Detectron2 passes over too
+        return None
+
+
 def _check_mode(image: Image.Image) -> None:
+    if image.format == "EPS":
+        raise ValueError("it is a program, in PostScript, that would have to be run")
     if image.mode == "F":
         raise ValueError("its values are floating-point numbers; save it with 8 or 16 bits")
 

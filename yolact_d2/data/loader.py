@@ -15,10 +15,11 @@ from detectron2.data import (
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
+from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .annotations import drop_unusable
+from .annotations import drop_unusable, xyxy
 from .dataset_mapper import ImageMapper, YOLACTDatasetMapper
 from .images import UnreadableImage
 
@@ -38,17 +39,46 @@ def build_train_loader(cfg) -> "TrainLoader":
     and the place alone: not on the number of workers, nor on whether the run was stopped between.
     (With a negative seed the augmentation is another one in each run.)
     """
-    dicts = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    )
     loader = build_detection_train_loader(
         cfg,
-        dataset=drop_unusable(dicts),
+        dataset=training_dicts(cfg),
         mapper=YOLACTDatasetMapper(cfg),
         # All images get the same size; and groups would be lost when a run is resumed.
         aspect_ratio_grouping=False,
     )
     return TrainLoader(loader, cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
+
+
+def training_dicts(cfg) -> List[Dict[str, Any]]:
+    """The dataset dicts of ``cfg.DATASETS.TRAIN`` with the annotations that can be trained on.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    dicts = drop_unusable(get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False))
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and "annotations" in dicts[0]:
+        dicts = filter_images_with_only_crowd_annotations(dicts)
+    if not dicts:
+        raise ValueError(f"DATASETS.TRAIN, {cfg.DATASETS.TRAIN}, has no objects to train on")
+    size, least = cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_BOX_SIZE
+    if all(becomes_too_small(x, size, least) for x in dicts):
+        raise ValueError(
+            f"DATASETS.TRAIN, {cfg.DATASETS.TRAIN}: every object is at most {least:g} pixels "
+            f"(INPUT.MIN_BOX_SIZE) wide or high when its image is {size} x {size}. Are the "
+            "coordinates in pixels?"
+        )
+    return dicts
+
+
+def becomes_too_small(record: Dict[str, Any], size: int, min_box_size: float) -> bool:
+    """Whether a dataset dict has objects, and all are too small to be trained on once the image is
+    `size` x `size`."""
+    boxes = [xyxy(a) for a in record.get("annotations", []) if not a.get("iscrowd", 0)]
+    if not boxes or "width" not in record or "height" not in record:
+        return False
+    scale = size / record["width"], size / record["height"]
+    sides = [min((x2 - x1) * scale[0], (y2 - y1) * scale[1]) for x1, y1, x2, y2 in boxes]
+    return max(sides) <= min_box_size
 
 
 class TrainLoader:

@@ -41,7 +41,8 @@ def keep_usable(coco: COCO) -> None:
         if reason:
             dropped.append((reason, image["file_name"]))
             continue
-        kept.append(evaluated(annotation, size))
+        # COCO's evaluation takes the id 0 for no object.
+        kept.append({**evaluated(annotation, size), "id": len(kept) + 1})
     coco.dataset["annotations"] = kept
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()

@@ -145,11 +145,13 @@ def batched_nms(
     """
     indices, classes = (scores > score_thresh).nonzero(as_tuple=True)
     pair_scores = scores[indices, classes]
-    # In double: next to a box far away, moving the classes apart leaves float32 no digits.
-    candidates = boxes[indices].double()
+    # In double: next to a box far away, moving the classes apart leaves float32 no digits. (Apple's
+    # GPUs have none.)
+    precise = torch.float32 if boxes.device.type == "mps" else torch.float64
+    candidates = boxes[indices].to(precise)
     if len(candidates) > 0:
         # torchvision moves the classes apart by the largest coordinate; none may be negative.
         candidates = candidates - candidates.min()
-    keep = ops.batched_nms(candidates, pair_scores.double(), classes, iou_thresh)
+    keep = ops.batched_nms(candidates, pair_scores.to(precise), classes, iou_thresh)
     keep = keep[:max_detections]
     return Detections(indices[keep], classes[keep], pair_scores[keep])
