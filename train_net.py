@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from yolact_d2 import load_config
-from yolact_d2.checkpoint import CheckpointMismatch
+from yolact_d2.checkpoint import CheckpointMismatch, check_weights_exist
 from yolact_d2.data import Own, check_datasets, use_own_data
 from yolact_d2.engine import Trainer, TrainingCheckpointer, check_launch, launch
 
@@ -63,11 +63,11 @@ def trained_with(cfg, args):
 
 @contextlib.contextmanager
 def refused(*errors):
-    """End with exit status 2 for what is wrong with the input, and say it once."""
+    """End with exit status 2 for what is wrong with the input, and say it once on each machine."""
     try:
         yield
     except errors as error:
-        if comm.is_main_process():
+        if comm.get_local_rank() == 0:
             # A KeyError's text is quoted.
             text = error.args[0] if isinstance(error, KeyError) else error
             print(f"{os.path.basename(__file__)}: error: {text}", file=sys.stderr)
@@ -81,6 +81,8 @@ def setup(args):
     if train or val:
         use_own_data(cfg, train, val, trained_with=trained_with(cfg, args))
     cfg.freeze()
+    if not args.resume:
+        check_weights_exist(cfg.MODEL.WEIGHTS)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="yolact_d2")
     check_on_each_machine(cfg, args.eval_only)

@@ -366,6 +366,21 @@ def test_size_that_is_not_recorded_is_read(tmp_path):
         assert len(record["annotations"]) == number
 
 
+def test_ids_may_start_at_0(dataset, tmp_path):
+    """Which COCO's API takes for no object."""
+    dataset({})
+    coco = json.loads((tmp_path / "coco.json").read_text())
+    for i, annotation in enumerate(coco["annotations"]):
+        annotation["id"] = i
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    DatasetCatalog.get(NAME)
+    boxes = [*(a["bbox"] for a in GOOD), BOX]
+    for evaluator in _evaluators(tmp_path):
+        assert _aps(evaluator, boxes) == pytest.approx((100, 100))
+    plain = COCOEvaluator(NAME, output_dir=str(tmp_path), distributed=False)
+    assert _aps(plain, boxes)[0] < 80
+
+
 def test_coco_rounding_is_not_touched_in_evaluation(dataset):
     """Boxes that leave the image by up to a pixel stay, so that published APs stay."""
     box = [30, 20, 10.9, 10.5]

@@ -10,6 +10,7 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.data.detection_utils import read_image
+from detectron2.structures import BoxMode
 from PIL import Image, ImageFile
 
 from yolact_d2 import add_yolact_config
@@ -210,11 +211,21 @@ def forget():
         ({"bbox": None}, "has no 'bbox'"),
         ({"category_id": 2}, "has the category_id 2, not one in 0..1"),
         ({"category_id": -1}, "has the category_id -1, not one in 0..1"),
+        ({"bbox_mode": None}, "has the bbox_mode None"),
+        ({"bbox_mode": BoxMode.XYXY_REL}, "has the bbox_mode <BoxMode.XYXY_REL: 2>"),
+        ({"segmentation": [[0, 0, 5, 0, 5, 5], [1, 1, 2, 2]]}, "has a polygon of fewer than 3"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [27, 27]}}, "has an RLE that is not compr"),
+        ({"bbox": [0, 0, 10**400, 5]}, "has the bbox"),
     ],
 )
 def test_unusable_object_is_named(tmp_path, forget, change, message):
     _image().save(tmp_path / "a.png")
-    good = {"bbox": [0, 0, 5, 5], "category_id": 1, "segmentation": [[0, 0, 5, 0, 5, 5]]}
+    good = {
+        "bbox": [0, 0, 5, 5],
+        "bbox_mode": BoxMode.XYXY_ABS,
+        "category_id": 1,
+        "segmentation": [[0, 0, 5, 0, 5, 5]],
+    }
     bad = {k: v for k, v in {**good, **change}.items() if v is not None}
     record = {"file_name": str(tmp_path / "a.png"), "annotations": [good, bad]}
     _register([record], CLASSES)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import read_image as detectron2_read_image
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from plain import base_cfg
 from yolact_d2.data import ImageMapper, UnreadableImage, YOLACTDatasetMapper, read_image
@@ -26,6 +26,8 @@ RGB_16 = RGB.astype(np.uint16) * 256 + 99
 COLOURS = np.array([(10, 20, 30), (200, 0, 255), (0, 90, 0)], np.uint8)
 INDICES = np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH) % 3
 BITS = INDICES == 1
+EPS = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 6\n%%EndComments\nshowpage\n"
+PLAIN = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)  # what a JPEG keeps
 
 
 def _grey(values):
@@ -60,6 +62,22 @@ def _turned_16(path):
     Image.fromarray(GREY_16).save(path, tiffinfo={ORIENTATION: 6})
 
 
+def _turned_behind(path):
+    _turned(path)
+    data = path.read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + struct.unpack(">I", data[start : start + 4])[0]
+    last = data.index(b"IEND") - 4
+    path.write_bytes(data[:start] + data[end:last] + data[start:end] + data[last:])
+
+
+def _turned_by_xmp(path):
+    xmp = '<x xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", xmp)
+    Image.fromarray(RGB).save(path, pnginfo=info)
+
+
 def _alpha(*channels):
     return np.stack([*channels, GREY // 2], axis=2)
 
@@ -92,6 +110,11 @@ USED = {
         "a.tif", _turned_tiff(8, compression="tiff_lzw"), np.rot90(RGB)
     ),
     "EXIF mirrored TIFF": ("a.tif", _turned_tiff(2), RGB[:, ::-1]),
+    "EXIF behind the pixels": ("a.png", _turned_behind, RGB),
+    "XMP rotation": ("a.png", _turned_by_xmp, np.rot90(RGB, -1)),
+    "broken EXIF": (
+        "a.jpg", _pillow(PLAIN, exif=b"Exif\0\0II*\0\xff\xff\xff"), PLAIN
+    ),
     "other name than format": ("a.jpg", _pillow(RGB, format="PNG"), RGB),
 }  # fmt: skip
 
@@ -131,6 +154,7 @@ REFUSED = {
     "claims 10^10 pixels": (
         "a.png", lambda path: path.write_bytes(_png(10**5, 10**5)), "decompression bomb", True
     ),
+    "PostScript": ("a.png", lambda path: path.write_text(EPS), "is a program", True),
     "floating point": (
         "a.tif", _pillow(GREY.astype(np.float32)), "save it with 8 or 16 bits", True
     ),

@@ -1,6 +1,7 @@
 """Loaders: what comes at which place of the stream, and pictures that cannot be read."""
 
 import itertools
+import json
 import logging
 import multiprocessing
 import os
@@ -82,6 +83,58 @@ def test_an_image_that_comes_again_is_augmented_anew(cfg):
         assert len(images) == 4
         for a, b in itertools.combinations(images, 2):
             assert not torch.equal(a, b)
+
+
+def test_pictures_are_not_grouped_by_their_shape(cfg):
+    expected = batches(cfg, 4)
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = True
+    assert_same(batches(cfg, 4), expected)
+
+
+def test_a_mapper_of_ones_own(cfg):
+    loader = build_train_loader(cfg, mapper=lambda record: {"name": record["file_name"]})
+    (first, *_) = next(iter(loader))
+    assert first["name"].endswith(".png")
+
+
+def changed_json(folder, tmp_path, change):
+    """A data set with changed annotations."""
+    data = own(folder, "train")
+    coco = json.loads(open(data.json_file).read())
+    coco["annotations"] = [{**a, **change(a)} for a in coco["annotations"]]
+    (tmp_path / "changed.json").write_text(json.dumps(coco))
+    return Own(str(tmp_path / "changed.json"), data.image_root)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: {"bbox": [*a["bbox"][:2], 0, 5]}, "has no objects to train on"),
+        # Relative to the image, of 160 x 120 pixels or so.
+        (
+            lambda a: {
+                "bbox": [0.1, 0.1, 0.5, 0.5],
+                "segmentation": [[0.1, 0.1, 0.6, 0.1, 0.6, 0.6, 0.1, 0.6]],
+            },
+            "every object is at most 4 pixels .*Are the coordinates in pixels",
+        ),
+    ],
+)
+def test_data_that_nothing_can_be_learnt_from_is_refused(cfg, shapes, tmp_path, change, message):
+    use_own_data(cfg, changed_json(shapes, tmp_path, change), None)
+    with pytest.raises(ValueError, match=message):
+        build_train_loader(cfg)
+
+
+def test_pictures_without_a_usable_object_are_left_out(cfg, shapes, tmp_path):
+    def change(annotation):
+        return {"bbox": [5, 5, 0, 0]} if annotation["image_id"] == 3 else {}
+
+    use_own_data(cfg, changed_json(shapes, tmp_path, change), None)
+    assert all(x["image_id"] != 3 for x in itertools.chain(*batches(cfg, 7)))
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    empty = [x for x in itertools.chain(*batches(cfg, 7)) if x["image_id"] == 3]
+    assert empty and all(len(x["instances"]) == 0 for x in empty)
 
 
 def test_another_seed_gives_another_stream(cfg):

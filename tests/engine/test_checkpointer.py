@@ -1,9 +1,11 @@
 """Checkpoints when the process is killed, the disk is full, or a file is damaged."""
 
+import io
 import logging
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -90,8 +92,6 @@ def _die(*args, **kwargs):
 
 def _die_within(data, file):
     """torch.save, killed when half of it is written."""
-    import io
-
     whole = io.BytesIO()
     REAL_SAVE(data, whole)
     file.write(whole.getvalue()[: whole.tell() // 2])
@@ -111,10 +111,8 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed(tmp_path, moment, caplog):
-    save(tmp_path, 3)
-    owner, name, replacement, is_there = MOMENTS[moment]
+def killed(owner, name, replacement, *args):
+    """Save in a process that dies in a function of `owner`."""
     real = getattr(owner, name)
 
     def after_the_tag(source, target):
@@ -129,23 +127,80 @@ def test_killed(tmp_path, moment, caplog):
     pid = os.fork()
     if pid == 0:
         setattr(owner, name, replacement or (after_the_tag if owner is os else afterwards))
-        save(tmp_path, 7)
+        save(*args)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed(tmp_path, moment):
+    save(tmp_path, 3)
+    *where, is_there = MOMENTS[moment]
+    killed(*where, tmp_path, 7)
     assert (tmp_path / "model_0000007.pth").exists() == is_there
     assert resumed(tmp_path) == (7 if is_there else 3)
-    assert not [name for name in os.listdir(tmp_path) if "partial" in name]
 
 
-@pytest.mark.parametrize("where", ["save", "rename"])
-def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, where):
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_when_there_was_one_of_this_name(tmp_path, moment):
+    save(tmp_path, 9, "model_final")
+    save(tmp_path, 11)
+    *where, is_there = MOMENTS[moment]
+    killed(*where, tmp_path, 12, "model_final")
+    assert resumed(tmp_path) == (12 if is_there else 11)
+
+
+def test_what_another_process_is_writing_is_left_alone(tmp_path, monkeypatch):
     save(tmp_path, 3)
 
-    def fail(*args):
-        raise OSError(28, "No space left on device")
+    def save_while_another_resumes(data, file):
+        REAL_SAVE(data, file)
+        assert resumed(tmp_path) == 3
 
+    monkeypatch.setattr(torch, "save", save_while_another_resumes)
+    save(tmp_path, 7)
+    assert resumed(tmp_path) == 7
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    save(tmp_path, 3)
+    saver = checkpointer(tmp_path)
+    with pytest.raises(CheckpointMismatch, match="numpy"):
+        saver.save("model_0000007", iteration=7, best=np.float64(0.5))
+    assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_0000003.pth"]
+    assert tag(tmp_path) == "model_0000003.pth"
+
+
+def test_the_counters_of_torchs_schedulers_are_saved(tmp_path):
+    model = nn.Linear(30, 40)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2, 2])
+    TrainingCheckpointer(model, str(tmp_path), scheduler=scheduler).save("a", iteration=1)
+    loaded = TrainingCheckpointer(model, str(tmp_path), scheduler=scheduler).load(
+        str(tmp_path / "a.pth")
+    )
+    assert loaded["iteration"] == 1 and scheduler.milestones == {1: 1, 2: 2}
+
+
+def _full(*args):
+    raise OSError(28, "No space left on device")
+
+
+def _torchs_full(*args):
+    # As torch.save tells it.
+    try:
+        _full()
+    finally:
+        raise RuntimeError("[enforce fail at inline_container.cc:1]")
+
+
+@pytest.mark.parametrize(
+    "owner, name, fail", [(torch, "save", _torchs_full), (os, "fsync", _full), (os, "replace", _full)]
+)
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, owner, name, fail):
+    save(tmp_path, 3)
     with monkeypatch.context() as patch:
-        patch.setattr(*((torch, "save") if where == "save" else (os, "replace")), fail)
+        patch.setattr(owner, name, fail)
         with pytest.raises(OSError, match="No space left"):
             save(tmp_path, 7)
     assert tag(tmp_path) == "model_0000003.pth"
@@ -196,7 +251,7 @@ def test_nothing_but_damaged_files_is_an_error(tmp_path):
     for iteration in (3, 7):
         save(tmp_path, iteration)
         cut(tmp_path / f"model_{iteration:07d}.pth", 50)
-    with pytest.raises(CheckpointMismatch, match="model_0000007.pth, .*model_0000003.pth"):
+    with pytest.raises(CheckpointMismatch, match="model_0000007.pth is .*model_0000003.pth is "):
         resumed(tmp_path)
 
 
@@ -220,7 +275,7 @@ def test_an_older_one_can_be_tagged_by_hand(tmp_path):
     assert resumed(tmp_path) == 3
 
 
-def test_the_final_one_comes_before_those_of_its_run(tmp_path):
+def test_without_a_tag_the_last_iteration_counts(tmp_path):
     save(tmp_path, 3)
     save(tmp_path, 7)
     save(tmp_path, 9, "model_final")
@@ -229,18 +284,55 @@ def test_the_final_one_comes_before_those_of_its_run(tmp_path):
     assert resumed(tmp_path) == 9
     # The run went on, and its newest file is damaged.
     save(tmp_path, 11)
+    cut(tmp_path / "model_0000011.pth", -1)
+    assert resumed(tmp_path) == 9
     save(tmp_path, 15)
-    cut(tmp_path / "model_0000015.pth", -1)
-    assert resumed(tmp_path) == 11
+    os.remove(tmp_path / "last_checkpoint")
+    assert resumed(tmp_path) == 15
 
 
-def test_processes_that_do_not_see_the_file_are_an_error(tmp_path, monkeypatch):
+def test_weights_alone_are_nothing_to_resume_from(tmp_path):
+    torch.save(nn.Linear(30, 40).state_dict(), tmp_path / "model_final.pth")
+    with pytest.raises(CheckpointMismatch, match="model_final.pth has weights, but not .*trainer"):
+        resumed(tmp_path)
     save(tmp_path, 3)
-    # As if there were a second process, on a machine without it.
-    def other_has_nothing(value):
-        return [value, False] if isinstance(value, bool) else [value, value]
+    assert resumed(tmp_path) == 3
 
-    monkeypatch.setattr(module.comm, "all_gather", other_has_nothing)
+
+def test_a_state_of_another_optimizer_is_refused(tmp_path):
+    model = nn.Linear(30, 40)
+    optimizers = [
+        torch.optim.SGD(parameters, lr=0.1) for parameters in (model.parameters(), [model.weight])
+    ]
+    TrainingCheckpointer(model, str(tmp_path), optimizer=optimizers[0]).save("model_0000003", iteration=3)
+    with pytest.raises(CheckpointMismatch, match="model_0000003.pth is not of this run .*options"):
+        TrainingCheckpointer(model, str(tmp_path), optimizer=optimizers[1]).resume_or_load("")
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
+def test_a_disk_that_cannot_be_read_is_not_a_damaged_file(tmp_path, monkeypatch, error):
+    for iteration in (3, 7):
+        save(tmp_path, iteration)
+
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(type(error)):
+        resumed(tmp_path)
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_processes_that_see_other_files_are_an_error(tmp_path, monkeypatch, here):
+    """As if there were a main process on another machine."""
+    if here:
+        save(tmp_path, 3)
+    theirs = "" if here else str(tmp_path / "model_0000003.pth")
+
+    def all_gather(value):
+        return [(theirs, None), value] if isinstance(value, tuple) else [True, value]
+
+    monkeypatch.setattr(module.comm, "all_gather", all_gather)
     with pytest.raises(CheckpointMismatch, match="OUTPUT_DIR must be on storage"):
         resumed(tmp_path)
 

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.utils.events import EventStorage
 from torch import nn
 
@@ -111,8 +112,6 @@ def test_statistics_that_a_picture_has_spoilt_are_put_back():
 
 
 def test_an_ordinary_step_is_detectron2s():
-    from detectron2.engine import SimpleTrainer
-
     ours = trainer_of([batch(0), batch(10)])
     model = Model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -123,6 +122,19 @@ def test_an_ordinary_step_is_detectron2s():
     assert latest[0].keys() == latest[1].keys()
     for key in ("loss_cls", "loss_mask", "total_loss"):
         assert latest[0][key] == latest[1][key]
+
+
+def test_hooks_are_called_after_each_backward():
+    class Count(HookBase):
+        num_calls = 0
+
+        def after_backward(self):
+            self.num_calls += 1
+
+    trainer, count = trainer_of([batch(0), batch(10, float("nan")), batch(20)]), Count()
+    trainer.register_hooks([count])
+    run(trainer, 3)
+    assert count.num_calls == 2
 
 
 def test_it_is_logged_with_images_and_counted(caplog):

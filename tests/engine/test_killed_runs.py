@@ -67,6 +67,8 @@ def runs(tmp_path_factory):
         **env,
     )
     left = sorted(os.listdir(folder / "killed"))
+    # As the process that was killed while writing has left it to the one after it.
+    (folder / "killed/.0123abcd.partial.model_0000005.pth").write_bytes(b"half of it")
     # The newest is damaged as well.
     with open(folder / "killed/model_0000003.pth", "r+b") as file:
         file.truncate(os.path.getsize(file.name) // 2)
@@ -90,6 +92,11 @@ def test_the_damaged_file_is_named_and_the_one_before_it_used(runs):
     assert last.returncode == 0, last.stderr
     assert f"{folder}/killed/model_0000003.pth is truncated" in last.stdout + last.stderr
     assert "Starting training from iteration 2" in last.stdout
+
+
+def test_what_was_half_written_is_removed(runs):
+    folder, *_ = runs
+    assert not any("partial" in name for name in os.listdir(folder / "killed"))
 
 
 def test_in_the_end_the_model_is_that_of_a_run_never_stopped(runs):

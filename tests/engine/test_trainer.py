@@ -5,11 +5,12 @@ import os
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
 
-from yolact_d2.data import Own, use_own_data
+from yolact_d2.data import Own, YOLACTDatasetMapper, use_own_data
 from yolact_d2.data.shapes import generate_shapes
 from yolact_d2.engine import Trainer
+from yolact_d2.modeling.criterion import YOLACTCriterion
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +99,6 @@ def test_each_step_differs(never_stopped):
 
 
 def test_a_batch_that_is_not_finite_is_counted_in_the_metrics(cfg, tmp_path, monkeypatch):
-    from yolact_d2.modeling.criterion import YOLACTCriterion
-
     real, calls = YOLACTCriterion.forward, []
 
     def forward(self, *args):
@@ -117,8 +116,6 @@ def test_a_batch_that_is_not_finite_is_counted_in_the_metrics(cfg, tmp_path, mon
 
 
 def test_too_many_of_them_name_the_images_and_the_checkpoint(cfg, tmp_path, monkeypatch):
-    from yolact_d2.modeling.criterion import YOLACTCriterion
-
     cfg.SOLVER.MAX_SKIPPED = 2
     train(cfg, tmp_path, stop_after=1)
     monkeypatch.setattr(
@@ -134,3 +131,23 @@ def test_too_many_of_them_name_the_images_and_the_checkpoint(cfg, tmp_path, monk
         torch.load(tmp_path / f"model_000000{i}.pth", weights_only=True)["model"] for i in (2, 1)
     )
     assert_equal(last, before)
+
+
+class Stock(Trainer):
+    """With a loader of Detectron2, as a project of one's own may have it."""
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return build_detection_train_loader(cfg, mapper=YOLACTDatasetMapper(cfg))
+
+
+def test_another_loader_can_be_used(cfg, tmp_path, caplog):
+    cfg.OUTPUT_DIR = str(tmp_path)
+    for max_iter, num_warnings in ((1, 0), (2, 1)):
+        cfg.SOLVER.MAX_ITER = max_iter
+        trainer = Stock(cfg)
+        trainer.resume_or_load(resume=True)
+        trainer.train()
+        warnings = [r for r in caplog.records if "starts from its beginning" in r.getMessage()]
+        assert len(warnings) == num_warnings
+    assert trainer.start_iter == 1

@@ -53,14 +53,15 @@ def train(cfg, record, broken_on_rank=None, broken_steps=(), stop_after=None):
     trainer.resume_or_load(resume=True)
     if stop_after is not None:
         trainer.max_iter = stop_after + 1
-    names = []
+    names, statistics = [], {}
 
     def named(loader):
         for batch in loader:
             names.append([x["file_name"] for x in batch])
+            statistics.update(copy_of(trainer.model.module))
             yield batch
 
-    trainer._trainer.data_loader = named(trainer.train_loader)
+    trainer.data_loader = named(trainer.data_loader)
     error = None
     try:
         trainer.train()
@@ -68,13 +69,18 @@ def train(cfg, record, broken_on_rank=None, broken_steps=(), stop_after=None):
         error = str(caught)
     torch.save(
         {
-            "model": trainer._trainer.model.module.state_dict(),
+            "statistics": statistics,  # before the last step
+            "model": trainer.model.module.state_dict(),
             "names": names,
             "error": error,
             "num_skipped": trainer._trainer.num_skipped,
         },
         f"{record}.{comm.get_rank()}",
     )
+
+
+def copy_of(model):
+    return {k: v.clone() for k, v in model.state_dict().items() if "running_" in k}
 
 
 def run(cfg, folder, *args, name="record"):
@@ -99,6 +105,10 @@ def assert_equal(a, b):
 def test_both_have_the_same_weights_and_other_pictures(cfg, tmp_path_factory):
     first, second = run(cfg, tmp_path_factory.mktemp("run"))
     assert_equal(parameters(first), parameters(second))
+    # Batch norm goes by the own pictures. The evaluation at the end goes by those of the first.
+    statistics = zip(first["statistics"].values(), second["statistics"].values())
+    assert all((a != b).any() for a, b in statistics)
+    assert_equal(first["model"], second["model"])
     assert len(first["names"]) == len(second["names"]) == NUM_STEPS
     # Together they go through the pictures, 7 of 7 in the first 7 places.
     stream = [

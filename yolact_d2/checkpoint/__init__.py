@@ -1,5 +1,5 @@
 from .checkpointer import YOLACTCheckpointer
-from .fit import check_weights, fit_state_dict, is_class_layer
+from .fit import check_weights, check_weights_exist, fit_state_dict, is_class_layer
 from .names import from_official, to_official
 from .reading import CheckpointMismatch, read_checkpoint
 
@@ -7,6 +7,7 @@ __all__ = [
     "CheckpointMismatch",
     "YOLACTCheckpointer",
     "check_weights",
+    "check_weights_exist",
     "fit_state_dict",
     "from_official",
     "is_class_layer",

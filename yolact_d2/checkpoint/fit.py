@@ -171,3 +171,13 @@ def check_weights(path: str, model: StateDict, new_classes: bool) -> None:
         fit_state_dict(state_dict, model, new_classes)
     except CheckpointMismatch as error:
         raise CheckpointMismatch(f"{path}: {error}") from None
+
+
+def check_weights_exist(weights: str) -> None:
+    """Check a value of MODEL.WEIGHTS; what is remote is left to Detectron2.
+
+    Raises:
+        ValueError: if it is a path without a file.
+    """
+    if weights and "://" not in weights and not os.path.isfile(weights):
+        raise ValueError(f"MODEL.WEIGHTS: there is no file {weights!r}")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .names import StateDict
-from .pickles import Refused, RestrictedUnpickler
+from .pickles import PlainDict, Refused, RestrictedUnpickler
 from .zoo_pickle import load_zoo_pickle
 
 # Bytes of a value.
@@ -213,6 +213,7 @@ class _Inspector(RestrictedUnpickler):
             "torch._utils._rebuild_parameter": _parameter,
             "torch.nn.parameter.Parameter": _parameter,
             "torch.Size": _size,
+            "collections.Counter": self._counter,  # of torch's schedulers
         }
         allowed.update((name, _StorageType(size)) for name, size in _STORAGES.items())
         super().__init__(file, size, allowed)
@@ -233,6 +234,11 @@ class _Inspector(RestrictedUnpickler):
                 raise ValueError(f"storage {key!r} is smaller than a part of it")
             return _Storage(view_numel)
         return _Storage(numel)
+
+
+    def _counter(self, counts: Dict[Any, int]) -> PlainDict:
+        self.dispatch.take(len(counts))  # which torch copies
+        return PlainDict()
 
 
 class _StorageType(NamedTuple):

@@ -4,12 +4,13 @@ from .augmentation import build_augmentation
 from .checks import check_datasets
 from .dataset_mapper import ImageMapper, YOLACTDatasetMapper
 from .images import UnreadableImage, read_image
-from .loader import build_test_loader, build_train_loader
+from .loader import TrainLoader, build_test_loader, build_train_loader
 from .own import Own, use_own_data
 
 __all__ = [
     "ImageMapper",
     "Own",
+    "TrainLoader",
     "UnreadableImage",
     "YOLACTDatasetMapper",
     "build_augmentation",

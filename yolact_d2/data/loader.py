@@ -6,7 +6,7 @@ import itertools
 import logging
 import random
 from functools import partial
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -30,10 +30,12 @@ logger = logging.getLogger(__name__)
 _MAX_TRIALS = 10
 
 Batch = List[Dict[str, Any]]
+Mapper = Callable[[Dict[str, Any]], Dict[str, Any]]
 
 
-def build_train_loader(cfg) -> "TrainLoader":
-    """The loader of ``cfg.DATASETS.TRAIN``.
+def build_train_loader(cfg, mapper: Optional[Mapper] = None) -> "TrainLoader":
+    """The loader of ``cfg.DATASETS.TRAIN``, with :class:`YOLACTDatasetMapper` if no other mapper is
+    given.
 
     What comes at some place of its endless stream, augmentation included, depends on ``cfg.SEED``
     and the place alone: not on the number of workers, nor on whether the run was stopped between.
@@ -42,7 +44,7 @@ def build_train_loader(cfg) -> "TrainLoader":
     loader = build_detection_train_loader(
         cfg,
         dataset=training_dicts(cfg),
-        mapper=YOLACTDatasetMapper(cfg),
+        mapper=mapper or YOLACTDatasetMapper(cfg),
         # All images get the same size; and groups would be lost when a run is resumed.
         aspect_ratio_grouping=False,
     )
@@ -184,7 +186,7 @@ def build_test_loader(cfg, dataset_name: str) -> "TestLoader":
 
 
 def _mapped_or_reason(
-    mapper: Callable[[Dict[str, Any]], Dict[str, Any]], dataset_dict: Dict[str, Any]
+    mapper: Mapper, dataset_dict: Dict[str, Any]
 ) -> Dict[str, Any]:
     try:
         return mapper(dataset_dict)

@@ -1,16 +1,15 @@
 """Checkpoints of a run that may be killed at any moment."""
 
 import glob
-import logging
 import os
 import re
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import torch
 from detectron2.utils import comm
 
 from ..checkpoint import CheckpointMismatch, YOLACTCheckpointer, read_checkpoint
-from ..files import remove_partial_files, whole_file
+from ..files import whole_file
 
 
 class TrainingCheckpointer(YOLACTCheckpointer):
@@ -26,26 +25,32 @@ class TrainingCheckpointer(YOLACTCheckpointer):
         data.update(kwargs)
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
+        is_new = not os.path.exists(path)
         with whole_file(path) as partial:
-            with open(partial, "wb") as file:
-                torch.save(data, file)
-                file.flush()
-                os.fsync(file.fileno())
-            # Before the file gets its name: then the tag never names one that is not the last.
+            _write(data, partial)
+            # Better now than when it is needed.
+            read_checkpoint(partial)
+            if is_new:
+                # A process that is killed between these two leaves a tag that names no file, for
+                # which the last whole one is looked for.
+                self.tag_last_checkpoint(f"{name}.pth")
+        if not is_new:
             self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        path = os.path.join(self.save_dir, "last_checkpoint")
-        with whole_file(path) as partial, open(partial, "w") as file:
+        with whole_file(self._tag_file) as partial, open(partial, "w") as file:
             file.write(last_filename_basename)
 
     def has_checkpoint(self) -> bool:
         """Whether there is any, damaged or not."""
-        return bool(self._candidates())
+        return self.get_checkpoint_file() != ""
 
     def get_checkpoint_file(self) -> str:
-        """The last checkpoint that is there, "" if there is none."""
-        return next(iter(self._candidates()), "")
+        """The checkpoint that is named as the last, or else the last that is there; "" if there is
+        none."""
+        final = os.path.join(self.save_dir, "model_final.pth")
+        paths = [self._tagged(), *self._numbered(), final]
+        return next((path for path in paths if os.path.isfile(path)), "")
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> Dict[str, Any]:
         """
@@ -54,18 +59,26 @@ class TrainingCheckpointer(YOLACTCheckpointer):
             resume: go on from the last whole checkpoint in `save_dir`, if there is any at all.
 
         Raises:
-            CheckpointMismatch: if all checkpoints are damaged, or other processes do not see them.
+            CheckpointMismatch: if all checkpoints are damaged or of another run, or if not all
+                processes see them.
         """
         checkpoint = self._last_whole() if resume else ""
-        if checkpoint:
+        if not checkpoint:
+            return self.load(path, checkpointables=[])
+        try:
             return self.load(checkpoint)
-        return self.load(path, checkpointables=[])
+        except CheckpointMismatch:
+            raise
+        except (KeyError, ValueError) as error:  # of optimizers that have other parameters
+            raise CheckpointMismatch(
+                f"{checkpoint} is not of this run ({error}): give the options that it was started "
+                "with"
+            ) from error
 
     def _last_whole(self) -> str:
         """What the main process takes for the last whole checkpoint, on all processes."""
         choice, error = "", None
         if comm.is_main_process():
-            remove_partial_files(self.save_dir)
             try:
                 choice = self._choose()
             except CheckpointMismatch as damaged:
@@ -73,42 +86,62 @@ class TrainingCheckpointer(YOLACTCheckpointer):
         choice, error = comm.all_gather((choice, error))[0]
         if error:
             raise CheckpointMismatch(error)
-        if not all(comm.all_gather(not choice or os.path.isfile(choice))):
+        agrees = os.path.isfile(choice) if choice else not self.has_checkpoint()
+        if not all(comm.all_gather(agrees)):
             raise CheckpointMismatch(
-                f"{choice} is not there for every process: OUTPUT_DIR must be on storage that all "
-                "machines share"
+                f"not every process sees the same checkpoints in {self.save_dir!r}: OUTPUT_DIR "
+                "must be on storage that all machines share"
             )
         return choice
 
     def _choose(self) -> str:
-        candidates, damaged = self._candidates(), []
-        for path in candidates:
-            try:
-                read_checkpoint(path)
-            except CheckpointMismatch as error:
-                logging.getLogger(__name__).warning(f"{error}. Trying the checkpoint before it.")
-                damaged.append(path)
-            else:
-                return path
-        if damaged:
-            raise CheckpointMismatch(
-                f"no checkpoint in {self.save_dir} is whole: {', '.join(damaged)}. Remove them to "
-                "start anew"
-            )
-        return ""
+        """The one that is named as the last, or else the whole one of the last iteration; "" if
+        there is none, damaged or not."""
+        reasons: List[str] = []
+        tagged = self._tagged()
+        if os.path.isfile(tagged) and self._iteration(tagged, reasons) is not None:
+            return tagged
+        found = {}
+        final = os.path.join(self.save_dir, "model_final.pth")
+        if final != tagged and os.path.isfile(final):
+            found[final] = self._iteration(final, reasons)
+        for path in self._numbered():
+            if path != tagged:
+                found[path] = self._iteration(path, reasons)
+                if found[path] is not None:
+                    break
+        whole = [path for path, iteration in found.items() if iteration is not None]
+        if not whole and reasons:
+            raise CheckpointMismatch(f"no checkpoint can be resumed from: {'; '.join(reasons)}")
+        return max(whole, key=found.get, default="")
 
-    def _candidates(self) -> List[str]:
-        """The checkpoints of the run that exist, the one to resume from first."""
-        paths = [os.path.join(self.save_dir, "model_final.pth"), *self._numbered()]
+    def _iteration(self, path: str, reasons: List[str]) -> Optional[int]:
+        """That of a whole checkpoint of a run; None, and one more of the reasons, for others."""
         try:
-            with open(os.path.join(self.save_dir, "last_checkpoint"), encoding="utf-8") as file:
-                tagged = os.path.join(self.save_dir, file.read().strip())
-        except (OSError, ValueError):  # none, or not text
-            pass
-        else:
-            # A run that went on after its end has later ones than model_final.pth.
-            paths = [tagged, *paths[1:], paths[0]]
-        return [path for path in dict.fromkeys(paths) if os.path.isfile(path)]
+            checkpoint = read_checkpoint(path)
+            missing = {"iteration", *self.checkpointables} - checkpoint.keys()
+            if self.checkpointables and missing:
+                raise CheckpointMismatch(
+                    f"{path} has weights, but not what a run goes on with: {sorted(missing)}"
+                )
+        except CheckpointMismatch as error:
+            reasons.append(str(error))
+            self.logger.warning(f"{error}. It is passed over; the checkpoint before it is tried.")
+            return None
+        return checkpoint.get("iteration", -1)
+
+    @property
+    def _tag_file(self) -> str:
+        return os.path.join(self.save_dir, "last_checkpoint")
+
+    def _tagged(self) -> str:
+        """The path that is named as the last, whatever is there; "" if none is."""
+        try:
+            with open(self._tag_file, encoding="utf-8") as file:
+                name = file.read().strip()
+        except (OSError, ValueError):  # there is none, or it is no text
+            return ""
+        return os.path.join(self.save_dir, name) if name and "\0" not in name else ""
 
     def _numbered(self) -> List[str]:
         """model_0000999.pth and the like, the last iteration first."""
@@ -118,3 +151,21 @@ class TrainingCheckpointer(YOLACTCheckpointer):
             if match:
                 found[path] = int(match[1])
         return sorted(found, key=found.get, reverse=True)
+
+
+def _write(data: Dict[str, Any], path: str) -> None:
+    """Save, down to the disk.
+
+    Raises:
+        OSError: naming the file, if the disk is full.
+    """
+    with open(path, "wb") as file:
+        try:
+            torch.save(data, file)
+        except RuntimeError as error:  # torch's, which does not say why
+            if isinstance(error.__context__, OSError):
+                reason = error.__context__
+                raise OSError(reason.errno, reason.strerror, path) from error
+            raise
+        file.flush()
+        os.fsync(file.fileno())

@@ -68,6 +68,7 @@ class GuardedTrainer(SimpleTrainer):
 
         # Either all processes go backward or none.
         if on_all_processes(total.isfinite()) and self._backward(total):
+            self.after_backward()
             self._write_metrics(losses, data_time)
             self._update()
             self._skipped_in_a_row = []

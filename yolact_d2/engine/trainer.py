@@ -7,8 +7,9 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..data import build_test_loader, build_train_loader
+from ..data import TrainLoader, build_test_loader, build_train_loader
 from ..evaluation import build_evaluator
+from ..files import remove_partial_files
 from .checkpointer import TrainingCheckpointer
 from .guarded_step import GuardedTrainer
 from .statistics import share_statistics
@@ -27,14 +28,14 @@ class Trainer(DefaultTrainer):
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        self.train_loader = self.build_train_loader(cfg)
+        data_loader = self.build_train_loader(cfg)
         self.checkpointer = TrainingCheckpointer(
             model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
         on_cpu = {"device_ids": None} if model.device.type == "cpu" else {}
         self._trainer = GuardedTrainer(
             create_ddp_model(model, broadcast_buffers=False, **on_cpu),
-            self.train_loader,
+            data_loader,
             optimizer,
             amp=cfg.SOLVER.AMP.ENABLED,
             seed=cfg.SEED if cfg.SEED >= 0 else None,
@@ -48,8 +49,17 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
+        """Load the last whole checkpoint of the run, or MODEL.WEIGHTS; see
+        :class:`TrainingCheckpointer`."""
+        if comm.is_main_process():
+            remove_partial_files(self.cfg.OUTPUT_DIR)
         super().resume_or_load(resume)
-        self.train_loader.start_at(self.start_iter)
+        if isinstance(self.data_loader, TrainLoader):
+            self.data_loader.start_at(self.start_iter)
+        elif self.start_iter > 0:
+            logging.getLogger(__name__).warning(
+                "The data loader is none of build_train_loader: it starts from its beginning."
+            )
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):

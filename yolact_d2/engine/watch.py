@@ -134,6 +134,8 @@ class _Watch:
 
     def fail(self, error: BaseException) -> None:
         """Tell the others, without waiting for long."""
+        if isinstance(error, SystemExit):  # for what it ends
+            error = error.__context__ or error
         text = "".join(traceback.format_exception_only(type(error), error)).strip()
         self._message = {"state": FAILED, "text": f"rank {comm.get_rank()}: {text[:_MAX_TEXT]}"}
         self._told.wait(10 * self._interval)
@@ -141,7 +143,12 @@ class _Watch:
     def _run(self) -> None:
         look = self._look_at_all if comm.get_rank() == 0 else self._look_at_first
         while True:
+            slept = time.monotonic()
             time.sleep(self._interval)
+            if time.monotonic() - slept > 10 * self._interval:
+                # This process was stopped, and so perhaps the others, which are silent for that.
+                for link in self._links:
+                    link.last_heard = time.monotonic()
             # Read once: the main thread may change it.
             mine = self._message
             run = look(mine)

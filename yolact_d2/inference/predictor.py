@@ -1,5 +1,4 @@
 import logging
-import os
 from typing import List, Sequence
 
 import numpy as np
@@ -8,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
-from ..checkpoint import YOLACTCheckpointer
+from ..checkpoint import YOLACTCheckpointer, check_weights_exist
 from .classes import class_metadata
 from .drawing import draw_picture
 
@@ -83,13 +82,3 @@ class Predictor:
         if self.input_format == "RGB":
             image = image[:, :, ::-1]
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-
-
-def check_weights_exist(weights: str) -> None:
-    """Check a value of MODEL.WEIGHTS; what is remote is left to Detectron2.
-
-    Raises:
-        ValueError: if it is a path without a file.
-    """
-    if weights and "://" not in weights and not os.path.isfile(weights):
-        raise ValueError(f"MODEL.WEIGHTS: there is no file {weights!r}")
