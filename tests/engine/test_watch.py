@@ -72,6 +72,37 @@ def test_an_exit_status_is_an_error_that_stays_what_it_is(tmp_path):
     assert first.code == 1 and "rank 1: SystemExit: 2" in first.log
 
 
+def refuse_on_1(rank):
+    if rank == 1:
+        try:
+            raise ValueError("there is no such file")
+        except ValueError:
+            sys.exit(2)
+    sleep_as_if_working()
+
+
+def test_what_an_exit_status_stands_for_is_told(tmp_path):
+    first, second = run_ranks(tmp_path, watched, refuse_on_1)
+    assert second.code == 2
+    assert first.code == 1 and "rank 1: ValueError: there is no such file" in first.log
+
+
+def test_a_run_that_was_paused_goes_on(tmp_path):
+    def main():
+        watched(lambda rank: time.sleep(1.0), silent=2.0)
+
+    store = f"file://{tmp_path / 'store'}"
+    children = [Child(tmp_path / f"{r}.log", as_rank, store, 2, r, main) for r in range(2)]
+    time.sleep(0.7)
+    for sent, pause in ((signal.SIGSTOP, 3.0), (signal.SIGCONT, 0.0)):
+        for child in children:
+            os.kill(child.process.pid, sent)
+        time.sleep(pause)
+    for child in children:
+        end = child.end()
+        assert end.code == 0 and end.log == "went on\n"
+
+
 def kill_1(rank):
     time.sleep(0.2)
     if rank == 1:
