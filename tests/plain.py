@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from detectron2.config import get_cfg
 
 from yolact_d2 import add_yolact_config
@@ -69,3 +70,19 @@ def eventually(condition, seconds=5.0):
     while not condition() and time.monotonic() < end:
         time.sleep(0.005)
     return condition()
+
+
+def assert_equal(a, b, where=""):
+    """That dicts and lists of tensors and values, in each other, are the same to the bit."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for i, (x, y) in enumerate(zip(a, b)):
+            assert_equal(x, y, f"{where}.{i}")
+    else:
+        assert a == b, where

@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.utils.events import EventStorage
+from plain import assert_equal
 from torch import nn
 
 from yolact_d2.engine import GuardedTrainer
@@ -64,21 +65,6 @@ def run(trainer, num_steps, first=0):
 def state(trainer):
     """Weights, statistics and momentum."""
     return copy.deepcopy([trainer.model.state_dict(), trainer.optimizer.state_dict()])
-
-
-def assert_equal(a, b):
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_equal(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b):
-            assert_equal(x, y)
-    else:
-        assert a == b
 
 
 FAULTS = [float("nan"), float("inf"), float("-inf"), "gradient"]

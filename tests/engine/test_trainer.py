@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
+from plain import assert_equal
 
 from yolact_d2.data import Own, YOLACTDatasetMapper, use_own_data
 from yolact_d2.data.shapes import generate_shapes
@@ -62,21 +63,6 @@ def never_stopped(cfg, tmp_path):
     folder = tmp_path / "whole"
     folder.mkdir()
     return train(cfg, folder), torch.load(folder / "model_final.pth", weights_only=True)
-
-
-def assert_equal(a, b, where=""):
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_equal(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for i, (x, y) in enumerate(zip(a, b)):
-            assert_equal(x, y, f"{where}.{i}")
-    else:
-        assert a == b, where
 
 
 @pytest.mark.parametrize("stops, num_workers", [([2], 0), ([0, 3], 2)])

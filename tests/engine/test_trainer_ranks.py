@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
+from plain import assert_equal
 from ranks import assert_success, run_ranks
 
 from yolact_d2.data import Own, use_own_data
@@ -94,12 +95,6 @@ def run(cfg, folder, *args, name="record"):
 
 def parameters(record):
     return {k: v for k, v in record["model"].items() if "running_" not in k and "num_b" not in k}
-
-
-def assert_equal(a, b):
-    assert a.keys() == b.keys()
-    for key in a:
-        assert torch.equal(a[key], b[key]), key
 
 
 def test_both_have_the_same_weights_and_other_pictures(cfg, tmp_path_factory):
