@@ -13,8 +13,8 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from yolact_d2 import load_config
-from yolact_d2.checkpoint import CheckpointMismatch, check_weights_exist
-from yolact_d2.data import Own, check_datasets, use_own_data
+from yolact_d2.checkpoint import check_weights_exist
+from yolact_d2.data import Own, check_on_each_machine, use_own_data
 from yolact_d2.engine import Trainer, TrainingCheckpointer, check_launch, launch
 
 # yacs tells of a wrong key by a KeyError, of a wrong type by a ValueError, Detectron2 by asserting.
@@ -75,7 +75,7 @@ def refused(*errors):
 
 
 def setup(args):
-    """Build the config from the file and the command line, and check the data it names."""
+    """Build the config from the file and the command line, and set up what goes by it."""
     cfg = load_config(args.config_file, args.opts)
     train, val = own_data(args)
     if train or val:
@@ -85,24 +85,7 @@ def setup(args):
         check_weights_exist(cfg.MODEL.WEIGHTS)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="yolact_d2")
-    check_on_each_machine(cfg, args.eval_only)
     return cfg
-
-
-def check_on_each_machine(cfg, eval_only):
-    """Check the datasets on one process of each machine; what is wrong is raised by all."""
-    error = None
-    if comm.get_local_rank() == 0:
-        try:
-            if not eval_only:
-                check_datasets(cfg, "DATASETS.TRAIN")
-            if eval_only or cfg.DATASETS.TEST:
-                check_datasets(cfg, "DATASETS.TEST")
-        except ValueError as fault:
-            error = str(fault)
-    errors = [error for error in comm.all_gather(error) if error]
-    if errors:
-        raise ValueError(errors[0])
 
 
 def main(args):
@@ -110,7 +93,8 @@ def main(args):
         cfg = setup(args)
 
     if args.eval_only:
-        with refused(CheckpointMismatch):
+        with refused(OSError, ValueError):
+            check_on_each_machine(cfg, "DATASETS.TEST")
             model = Trainer.build_model(cfg)
             TrainingCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
                 cfg.MODEL.WEIGHTS, resume=args.resume
@@ -120,7 +104,7 @@ def main(args):
             verify_results(cfg, results)
         return results
 
-    with refused(CheckpointMismatch):
+    with refused(OSError, ValueError):
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
     return trainer.train()

@@ -10,6 +10,7 @@ from typing import Any, Callable, List, NamedTuple, Sequence
 
 import torch
 import torch.distributed as dist
+from detectron2.utils import comm
 from plain import eventually
 
 _FORK = multiprocessing.get_context("fork")
@@ -54,6 +55,7 @@ def run_ranks(folder: Path, target: Callable, *args: Any, world_size: int = 2) -
 
 def as_rank(store: str, world_size: int, rank: int, target: Callable, *args: Any) -> None:
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
+    comm.create_local_process_group(world_size)
     target(*args)
 
 

@@ -6,12 +6,14 @@ import logging
 import multiprocessing
 import os
 import random
+import re
 import signal
 
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from ranks import run_children
 from torch.utils.data import Dataset
 
 from yolact_d2.data import Own, build_test_loader, build_train_loader, use_own_data
@@ -262,17 +264,30 @@ def test_damaged_pictures_are_left_out_of_evaluation(cfg, damaged, num_workers, 
         names = [os.path.basename(x["file_name"]) for batch in loader for x in batch]
     assert names == ["000000.png", "000002.png"]
     (record,) = [r for r in caplog.records if "could not be read" in r.getMessage()]
-    assert record.getMessage().startswith("1 pictures")
+    assert record.getMessage().startswith("Pictures that could not be read: 1. ")
     assert str(damaged / "val" / "000001.png") in record.getMessage()
 
 
-def test_a_worker_that_is_killed_is_noticed(cfg):
-    cfg.DATALOADER.NUM_WORKERS = 1
-    before = multiprocessing.active_children()
+def test_if_no_picture_can_be_read_evaluation_ends(cfg, damaged):
+    for path in (damaged / "val").iterdir():
+        path.write_bytes(path.read_bytes()[:-200])
+    use_own_data(cfg, None, own(damaged, "val"))
+    with pytest.raises(UnreadableImage, match="none of 3 pictures .*000000.png .*000002.png"):
+        list(build_test_loader(cfg, "own_val"))
+
+
+def kill_a_worker(cfg):
     stream = iter(build_train_loader(cfg))
     next(stream)
-    (worker,) = set(multiprocessing.active_children()) - set(before)
+    (worker,) = multiprocessing.active_children()
     os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match="worker .* killed|exited unexpectedly"):
-        for _ in range(20):
-            next(stream)
+    for _ in range(20):
+        next(stream)
+
+
+def test_a_worker_that_is_killed_is_noticed(cfg, tmp_path):
+    cfg.DATALOADER.NUM_WORKERS = 1
+    # In a process of its own: PyTorch may raise the error wherever that process is.
+    (end,) = run_children(tmp_path, kill_a_worker, (cfg,))
+    assert end.code == 1
+    assert re.search("RuntimeError: DataLoader worker .*(killed|exited)", end.log), end.log

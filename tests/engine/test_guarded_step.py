@@ -156,8 +156,20 @@ def test_too_many_in_a_row_end_training(checkpoint):
     for image in ("30: 30.jpg", "41: 41.jpg", "52: 52.jpg"):
         assert image in message
     assert "10: 10.jpg" not in message
-    assert (checkpoint or "no checkpoint yet") in message
+    assert (checkpoint or "no checkpoint before them") in message
     assert_equal(state(trainer), before)
+
+
+def test_the_checkpoint_is_that_from_before_them():
+    written = []
+    batches = [batch(10 * i, float("nan") if i > 1 else None) for i in range(5)]
+    trainer = trainer_of(batches, max_skipped=3, last_checkpoint=lambda: written[-1])
+    for step in range(4):
+        written.append(f"checkpoint {step}")
+        run(trainer, 1, first=step)
+    written.append("checkpoint 4")
+    with pytest.raises(FloatingPointError, match="before them is checkpoint 2"):
+        run(trainer, 1, first=4)
 
 
 def test_the_count_is_saved():

@@ -3,12 +3,14 @@
 import json
 import os
 
+import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
 from plain import assert_equal
 
 from yolact_d2.data import Own, YOLACTDatasetMapper, use_own_data
+from yolact_d2.data import read_image as real_read_image
 from yolact_d2.data.shapes import generate_shapes
 from yolact_d2.engine import Trainer
 from yolact_d2.modeling.criterion import YOLACTCriterion
@@ -25,7 +27,7 @@ def shapes(tmp_path_factory):
 def cfg(shapes_cfg, shapes):
     use_own_data(shapes_cfg, shapes, None)
     shapes_cfg.merge_from_list(
-        "INPUT.IMAGE_SIZE 64 SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 6 SOLVER.CHECKPOINT_PERIOD 1 "
+        "INPUT.IMAGE_SIZE 64 SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 6 SOLVER.CHECKPOINT_PERIOD 100 "
         # Few enough that the subset is a random one; batch norm that learns; a moving rate.
         "MODEL.YOLACT.MAX_MASK_POSITIVES 3 MODEL.BACKBONE.FREEZE_BN_BELOW 0 SOLVER.WARMUP_ITERS 4 "
         "DATALOADER.NUM_WORKERS 0".split()
@@ -111,12 +113,52 @@ def test_too_many_of_them_name_the_images_and_the_checkpoint(cfg, tmp_path, monk
         train(cfg, tmp_path)
     message = str(caught.value)
     assert message.count(".png") == 4
-    # Written after the first of them, with the weights from before it.
-    assert str(tmp_path / "model_0000002.pth") in message
-    last, before = (
-        torch.load(tmp_path / f"model_000000{i}.pth", weights_only=True)["model"] for i in (2, 1)
-    )
-    assert_equal(last, before)
+    assert str(tmp_path / "model_final.pth") in message  # of the first part
+
+
+@pytest.fixture(params=["yolact_shapes", "yolact_plus_shapes"])
+def nan_cfg(request, cfg, plus_shapes_cfg):
+    """Of both models."""
+    if request.param == "yolact_shapes":
+        return cfg
+    plus = plus_shapes_cfg
+    for key in ("DATASETS", "SOLVER", "INPUT", "DATALOADER"):
+        plus[key] = cfg[key]
+    plus.MODEL.YOLACT.MASK_IOU.CONV_DIMS = [8, 16]
+    return plus
+
+
+def pixels(value):
+    """A mapper that spoils one of the pictures."""
+    def read_image(path, format):
+        image = real_read_image(path, format)
+        if path.endswith("000002.png"):
+            image = np.where(np.arange(image.shape[1])[:, None] > 20, value, image)
+        return image
+
+    return read_image
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pictures_that_are_not_finite_are_skipped(nan_cfg, tmp_path, monkeypatch, caplog, value):
+    monkeypatch.setattr("yolact_d2.data.dataset_mapper.read_image", pixels(value))
+    nan_cfg.INPUT.AUG.PHOTOMETRIC = nan_cfg.INPUT.AUG.CROP = False
+    losses = train(nan_cfg, tmp_path)
+    skipped = [r.getMessage() for r in caplog.records if "Batch skipped" in r.getMessage()]
+    assert 0 < len(skipped) == 6 - len(losses) < 6
+    assert all("000002.png" in message for message in skipped)
+    final = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert all(v.isfinite().all() for v in final["model"].values() if v.is_floating_point())
+
+
+def test_weights_that_are_not_finite_end_training(nan_cfg, tmp_path):
+    nan_cfg.SOLVER.MAX_SKIPPED = 2
+    nan_cfg.OUTPUT_DIR = str(tmp_path)
+    trainer = Trainer(nan_cfg)
+    with torch.no_grad():
+        trainer.model.backbone.bottom_up.stem.conv1.weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match="2 batches in a row"):
+        trainer.train()
 
 
 class Stock(Trainer):

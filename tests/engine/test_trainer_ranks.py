@@ -29,7 +29,7 @@ def cfg(shapes_cfg, shapes, tmp_path):
     use_own_data(shapes_cfg, shapes, None)
     shapes_cfg.merge_from_list(
         f"INPUT.IMAGE_SIZE 64 SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER {2 * NUM_STEPS} "
-        "SOLVER.CHECKPOINT_PERIOD 4 SOLVER.MAX_SKIPPED 2 MODEL.YOLACT.MAX_MASK_POSITIVES 3 "
+        "SOLVER.CHECKPOINT_PERIOD 100 SOLVER.MAX_SKIPPED 2 MODEL.YOLACT.MAX_MASK_POSITIVES 3 "
         f"MODEL.BACKBONE.FREEZE_BN_BELOW 0 DATALOADER.NUM_WORKERS 0 OUTPUT_DIR {tmp_path}".split()
     )
     yield shapes_cfg

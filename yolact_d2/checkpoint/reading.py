@@ -47,6 +47,8 @@ def read_checkpoint(path: str) -> Dict[str, Any]:
     """
     with open(path, "rb") as file:
         try:
+            if os.path.getsize(path) == 0:
+                raise ValueError("it is empty")
             is_zip = file.read(4) == b"PK\x03\x04"
             (_check_zip if is_zip else _check_legacy)(file, os.path.getsize(path))
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)

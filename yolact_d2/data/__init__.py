@@ -1,7 +1,7 @@
 from . import builtin  # noqa: F401  registers the datasets
 from .annotations import drop_unusable
 from .augmentation import build_augmentation
-from .checks import check_datasets
+from .checks import check_datasets, check_on_each_machine
 from .dataset_mapper import ImageMapper, YOLACTDatasetMapper
 from .images import UnreadableImage, read_image
 from .loader import TrainLoader, build_test_loader, build_train_loader
@@ -17,6 +17,7 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "check_datasets",
+    "check_on_each_machine",
     "drop_unusable",
     "read_image",
     "use_own_data",

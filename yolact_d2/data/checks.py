@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Dict, Optional
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
 
 from .annotations import is_whole, why_dict_refused, why_refused
 from .coco_json import read_checked_coco
@@ -39,6 +40,21 @@ def check_datasets(cfg, key: str) -> None:
                 )
             raise ValueError(f"{key}: {name!r} is not registered; {hint}")
         check_dataset(cfg, name)
+
+
+def check_on_each_machine(cfg, *keys: str) -> None:
+    """:func:`check_datasets` in one process of each machine, to be called by all processes. What is
+    wrong is raised by all."""
+    error = None
+    if comm.get_local_rank() == 0:
+        try:
+            for key in keys:
+                check_datasets(cfg, key)
+        except ValueError as fault:
+            error = str(fault)
+    errors = [error for error in comm.all_gather(error) if error]
+    if errors:
+        raise ValueError(errors[0])
 
 
 def check_dataset(cfg, name: str) -> None:

@@ -11,7 +11,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, BoxMode, Instances
 
-from .annotations import Size, clip_box, leaves_image, sound_polygons
+from .annotations import Size, clip_box, leaves_image, sound_polygons, why_unusable
 from .augmentation import LimitSize, box_centers, build_augmentation, max_side, points_inside
 from .images import UnreadableImage, read_image
 
@@ -81,7 +81,8 @@ class YOLACTDatasetMapper:
         if any("segmentation" not in a for a in annotations):
             raise ValueError("an object has no 'segmentation'; YOLACT needs masks")
         size = image.shape[1], image.shape[0]
-        annotations = [visible_annotation(a, size) for a in annotations]
+        # Where :func:`drop_unusable` was not called, some could take any amount of memory.
+        annotations = [visible_annotation(a, size) for a in annotations if not why_unusable(a, size)]
 
         boxes = np.array([a["bbox"] for a in annotations]).reshape(-1, 4)
         aug_input = T.AugInput(image, boxes=boxes)

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 # So many pictures are tried in place of one that cannot be read. If none of them can, it is not
 # the pictures that are damaged.
 _MAX_TRIALS = 10
+# So many are named in a warning.
+_MAX_NAMED = 10
 
 Batch = List[Dict[str, Any]]
 Mapper = Callable[[Dict[str, Any]], Dict[str, Any]]
@@ -209,17 +211,31 @@ class TestLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
+        """
+        Raises:
+            UnreadableImage: at the end, if no process could read any.
+        """
         reasons: List[str] = []
+        num_readable = 0
         for batch in self._loader:
             reasons += [x["unreadable"] for x in batch if "unreadable" in x]
             readable = [x for x in batch if "unreadable" not in x]
             if readable:
+                num_readable += len(readable)
                 yield readable
-        if reasons:
-            logger.warning(
-                f"{len(reasons)} pictures could not be read: nothing is found in them, and what "
-                f"there is to be found counts as missed. {'; '.join(reasons)}"
-            )
+        parts = comm.all_gather((num_readable, reasons))
+        num_readable = sum(num for num, _ in parts)
+        reasons = [reason for _, part in parts for reason in part]
+        if not reasons:
+            return
+        more = f"; and {len(reasons) - _MAX_NAMED} more" if len(reasons) > _MAX_NAMED else ""
+        named = "; ".join(reasons[:_MAX_NAMED]) + more
+        if num_readable == 0:
+            raise UnreadableImage(f"none of {len(reasons)} pictures can be read: {named}")
+        logger.warning(
+            f"Pictures that could not be read: {len(reasons)}. Nothing is found in them, and what "
+            f"there is to be found counts as missed. {named}"
+        )
 
 
 @contextlib.contextmanager

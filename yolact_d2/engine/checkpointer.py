@@ -126,7 +126,7 @@ class TrainingCheckpointer(YOLACTCheckpointer):
                 )
         except CheckpointMismatch as error:
             reasons.append(str(error))
-            self.logger.warning(f"{error}. It is passed over; the checkpoint before it is tried.")
+            self.logger.warning(f"{error}. It is passed over.")
             return None
         return checkpoint.get("iteration", -1)
 

@@ -51,6 +51,7 @@ class GuardedTrainer(SimpleTrainer):
         self.last_checkpoint = last_checkpoint
         self.num_skipped = 0
         self._skipped_in_a_row: List[str] = []
+        self._checkpoint_before = ""  # the first of them
 
     def run_step(self) -> None:
         assert self.model.training, "the model is not in training mode"
@@ -108,6 +109,8 @@ class GuardedTrainer(SimpleTrainer):
         images = ", ".join(name for _, names in culprits for name in names)
         what = ", ".join(f"{k} is {v}" for part, _ in culprits for k, v in part.items())
         what = what or "the gradients are not finite"
+        if not self._skipped_in_a_row:
+            self._checkpoint_before = self.last_checkpoint()
         self.num_skipped += 1
         self._skipped_in_a_row.append(f"{images} ({what})")
         in_a_row = len(self._skipped_in_a_row)
@@ -120,13 +123,13 @@ class GuardedTrainer(SimpleTrainer):
                 f"{in_a_row} in a row, {self.num_skipped} in all."
             )
         if in_a_row >= self.max_skipped:
-            checkpoint = self.last_checkpoint()
+            checkpoint = self._checkpoint_before
             raise FloatingPointError(
                 f"the losses or gradients of {in_a_row} batches in a row (SOLVER.MAX_SKIPPED) were "
                 f"not finite, up to iteration {self.iter}. Their images: "
                 f"{'; '.join(self._skipped_in_a_row)}. "
-                + (f"The last good checkpoint is {checkpoint}" if checkpoint else
-                   "There is no checkpoint yet")
+                + (f"The last checkpoint before them is {checkpoint}" if checkpoint else
+                   "There is no checkpoint before them")
             )
 
     def state_dict(self) -> Dict[str, Any]:

@@ -7,7 +7,12 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..data import TrainLoader, build_test_loader, build_train_loader
+from ..data import (
+    TrainLoader,
+    build_test_loader,
+    build_train_loader,
+    check_on_each_machine,
+)
 from ..evaluation import build_evaluator
 from ..files import remove_partial_files
 from .checkpointer import TrainingCheckpointer
@@ -21,11 +26,18 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg):
         """As Detectron2's, whose parts cannot be chosen. On a CPU too several processes work
-        together."""
+        together.
+
+        Raises:
+            ValueError: naming what is wrong with the data, see :func:`check_datasets`, or with the
+                config.
+        """
         super(DefaultTrainer, self).__init__()
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        keys = ["DATASETS.TRAIN", *(["DATASETS.TEST"] if cfg.DATASETS.TEST else [])]
+        check_on_each_machine(cfg, *keys)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)

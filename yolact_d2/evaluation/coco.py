@@ -25,10 +25,10 @@ class UsableCOCOEvaluator(COCOEvaluator):
         """
         super().__init__(dataset_name, *args, **kwargs)
         if self._do_evaluation:
-            keep_usable(self._coco_api)
+            keep_usable(self._coco_api, dataset_name)
 
 
-def keep_usable(coco: COCO) -> None:
+def keep_usable(coco: COCO, name: str) -> None:
     """Make the annotations of a dataset, in place, those that are evaluated; warn of the others,
     once for all evaluators, with their number."""
     kept, dropped = [], []
@@ -50,5 +50,5 @@ def keep_usable(coco: COCO) -> None:
         if "area" not in annotation:
             annotation["area"] = float(mask_util.area(coco.annToRLE(annotation)))
     if dropped:
-        message = f"Annotations that evaluation leaves out: {describe_dropped(dropped)}"
+        message = f"Annotations of {name} that evaluation leaves out: {describe_dropped(dropped)}"
         log_first_n(logging.WARNING, message, key="message")

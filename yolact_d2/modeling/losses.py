@@ -84,7 +84,12 @@ def mask_loss(masks: Tensor, gt_masks: Tensor, gt_boxes: Tensor) -> Tensor:
         masks: (P, h, w) in 0..1, zero outside that box.
         gt_masks: (P, h, w) bool, the target of each.
         gt_boxes: (P, 4) XYXY, in cells of the grid.
+
+    Returns:
+        scalar, NaN if a mask has one.
     """
+    if masks.sum().isnan():  # which binary_cross_entropy does not take: on a GPU it ends the process
+        return masks.sum()
     # Not from logits: where the crop or the rounding of the sigmoid makes the prediction 0 or 1, a
     # wrong cell costs 100, where the logarithm is clamped, as it does in the authors' code.
     cell_losses = F.binary_cross_entropy(masks, gt_masks.to(masks.dtype), reduction="none")
