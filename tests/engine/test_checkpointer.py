@@ -195,7 +195,8 @@ def _torchs_full(*args):
 
 
 @pytest.mark.parametrize(
-    "owner, name, fail", [(torch, "save", _torchs_full), (os, "fsync", _full), (os, "replace", _full)]
+    "owner, name, fail",
+    [(torch, "save", _torchs_full), (os, "fsync", _full), (os, "replace", _full)],
 )
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, owner, name, fail):
     save(tmp_path, 3)
@@ -304,9 +305,12 @@ def test_a_state_of_another_optimizer_is_refused(tmp_path):
     optimizers = [
         torch.optim.SGD(parameters, lr=0.1) for parameters in (model.parameters(), [model.weight])
     ]
-    TrainingCheckpointer(model, str(tmp_path), optimizer=optimizers[0]).save("model_0000003", iteration=3)
+    saver, loader = (
+        TrainingCheckpointer(model, str(tmp_path), optimizer=optimizer) for optimizer in optimizers
+    )
+    saver.save("model_0000003", iteration=3)
     with pytest.raises(CheckpointMismatch, match="model_0000003.pth is not of this run .*options"):
-        TrainingCheckpointer(model, str(tmp_path), optimizer=optimizers[1]).resume_or_load("")
+        loader.resume_or_load("")
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])

@@ -6,35 +6,20 @@ import os
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
+from detectron2.data import build_detection_train_loader
 from plain import assert_equal
 
-from yolact_d2.data import Own, YOLACTDatasetMapper, use_own_data
+from yolact_d2.data import YOLACTDatasetMapper
 from yolact_d2.data import read_image as real_read_image
-from yolact_d2.data.shapes import generate_shapes
 from yolact_d2.engine import Trainer
 from yolact_d2.modeling.criterion import YOLACTCriterion
 
 
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory):
-    root = tmp_path_factory.mktemp("shapes")
-    generate_shapes(str(root), num_train=5, num_val=1)
-    return Own(str(root / "annotations/instances_train.json"), str(root / "train"))
-
-
 @pytest.fixture
-def cfg(shapes_cfg, shapes):
-    use_own_data(shapes_cfg, shapes, None)
-    shapes_cfg.merge_from_list(
-        "INPUT.IMAGE_SIZE 64 SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 6 SOLVER.CHECKPOINT_PERIOD 100 "
-        # Few enough that the subset is a random one; batch norm that learns; a moving rate.
-        "MODEL.YOLACT.MAX_MASK_POSITIVES 3 MODEL.BACKBONE.FREEZE_BN_BELOW 0 SOLVER.WARMUP_ITERS 4 "
-        "DATALOADER.NUM_WORKERS 0".split()
-    )
-    yield shapes_cfg
-    DatasetCatalog.remove("own_train")
-    MetadataCatalog.remove("own_train")
+def cfg(training_cfg):
+    # A learning rate that moves.
+    training_cfg.merge_from_list(["SOLVER.MAX_ITER", 6, "SOLVER.WARMUP_ITERS", 4])
+    return training_cfg
 
 
 def train(cfg, folder, num_workers=0, stop_after=None):

@@ -4,37 +4,22 @@ import os
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from plain import assert_equal
 from ranks import assert_success, run_ranks
 
-from yolact_d2.data import Own, use_own_data
-from yolact_d2.data.shapes import generate_shapes
 from yolact_d2.engine import Trainer
 from yolact_d2.modeling.criterion import YOLACTCriterion
 
 NUM_STEPS = 5
 
 
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory):
-    root = tmp_path_factory.mktemp("shapes")
-    generate_shapes(str(root), num_train=7, num_val=1)
-    return Own(str(root / "annotations/instances_train.json"), str(root / "train"))
-
-
 @pytest.fixture
-def cfg(shapes_cfg, shapes, tmp_path):
-    use_own_data(shapes_cfg, shapes, None)
-    shapes_cfg.merge_from_list(
-        f"INPUT.IMAGE_SIZE 64 SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER {2 * NUM_STEPS} "
-        "SOLVER.CHECKPOINT_PERIOD 100 SOLVER.MAX_SKIPPED 2 MODEL.YOLACT.MAX_MASK_POSITIVES 3 "
-        f"MODEL.BACKBONE.FREEZE_BN_BELOW 0 DATALOADER.NUM_WORKERS 0 OUTPUT_DIR {tmp_path}".split()
+def cfg(training_cfg, tmp_path):
+    training_cfg.merge_from_list(
+        ["SOLVER.MAX_ITER", 2 * NUM_STEPS, "SOLVER.MAX_SKIPPED", 2, "OUTPUT_DIR", str(tmp_path)]
     )
-    yield shapes_cfg
-    DatasetCatalog.remove("own_train")
-    MetadataCatalog.remove("own_train")
+    return training_cfg
 
 
 def train(cfg, record, broken_on_rank=None, broken_steps=(), stop_after=None):

@@ -4,10 +4,11 @@ import math
 import tempfile
 from typing import Dict, Optional
 
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
-from detectron2.evaluation import COCOEvaluator, inference_on_dataset
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import inference_on_dataset
 
-from ..evaluation import MaskScoreCOCOEvaluator
+from ..data import build_test_loader
+from ..evaluation import MaskScoreCOCOEvaluator, UsableCOCOEvaluator
 from .anatomy import num_classes
 from .runner import Runner
 from .specs import ModelSpec
@@ -42,17 +43,18 @@ def check_dataset(name: str, spec: ModelSpec) -> None:
 
 
 def measure_ap(runner: Runner, dataset: str) -> Dict[str, Optional[float]]:
-    """
+    """By the pictures and objects that training and evaluation of this project use, for all models.
+
     Returns:
         "bbox" and, of a model with masks, "segm": AP in percent, None if it is not defined.
     """
-    loader = build_detection_test_loader(runner.cfg, dataset)
+    loader = build_test_loader(runner.cfg, dataset)
     tasks = ("bbox", "segm") if runner.anatomy.has_masks else ("bbox",)
     with tempfile.TemporaryDirectory() as folder:
         if getattr(runner.model, "mask_iou_head", None) is not None:
             evaluator = MaskScoreCOCOEvaluator(dataset, folder, distributed=False)
         else:
-            evaluator = COCOEvaluator(dataset, tasks, distributed=False, output_dir=folder)
+            evaluator = UsableCOCOEvaluator(dataset, tasks, distributed=False, output_dir=folder)
         results = inference_on_dataset(runner.model, loader, evaluator)
     found = {task: results.get(task, {}).get("AP", math.nan) for task in tasks}
     return {task: None if math.isnan(ap) else ap for task, ap in found.items()}

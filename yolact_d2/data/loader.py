@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from .annotations import drop_unusable, xyxy
 from .dataset_mapper import ImageMapper, YOLACTDatasetMapper
 from .images import UnreadableImage
+from .inspection.statistics import count_lost
 
 logger = logging.getLogger(__name__)
 
@@ -80,9 +81,10 @@ def becomes_too_small(record: Dict[str, Any], size: int, min_box_size: float) ->
     boxes = [xyxy(a) for a in record.get("annotations", []) if not a.get("iscrowd", 0)]
     if not boxes or "width" not in record or "height" not in record:
         return False
-    scale = size / record["width"], size / record["height"]
-    sides = [min((x2 - x1) * scale[0], (y2 - y1) * scale[1]) for x1, y1, x2, y2 in boxes]
-    return max(sides) <= min_box_size
+    corners = np.array(boxes, dtype=np.float64)
+    image_size = np.array([[record["width"], record["height"]]])
+    num_lost = count_lost(corners[:, 2:] - corners[:, :2], image_size, size, min_box_size)
+    return num_lost == len(boxes)
 
 
 class TrainLoader:
@@ -187,9 +189,7 @@ def build_test_loader(cfg, dataset_name: str) -> "TestLoader":
     return TestLoader(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
 
 
-def _mapped_or_reason(
-    mapper: Mapper, dataset_dict: Dict[str, Any]
-) -> Dict[str, Any]:
+def _mapped_or_reason(mapper: Mapper, dataset_dict: Dict[str, Any]) -> Dict[str, Any]:
     try:
         return mapper(dataset_dict)
     except UnreadableImage as error:

@@ -47,7 +47,7 @@ def count_lost(
 
     Args:
         boxes: (O, 2) width and height, in pixels.
-        image_sizes: (O, 2) of the images that they are in.
+        image_sizes: (O, 2) of the images that they are in, or (1, 2).
         input_size: S, in pixels.
         min_box_size: INPUT.MIN_BOX_SIZE, in pixels at S.
     """
