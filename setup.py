@@ -24,10 +24,10 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=("yolact_d2", "yolact_d2.*")),
     cmdclass={"build_py": BuildWithConfigs},
-    python_requires=">=3.9",
+    python_requires=">=3.10",
     # Detectron2 is on no package index; README says how to install it.
     install_requires=[
-        "torch>=2.0",
+        "torch>=2.6",
         "torchvision",
         "fvcore",
         "matplotlib",

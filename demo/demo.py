@@ -4,7 +4,6 @@
 import argparse
 import os
 import sys
-from typing import Union
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -49,7 +48,7 @@ def read_config(name: str, opts: list) -> CfgNode:
         raise ValueError(f"{path}, or --opts: {error}") from error
 
 
-def open_source(args: argparse.Namespace) -> Union[Pictures, Video]:
+def open_source(args: argparse.Namespace) -> Pictures | Video:
     if args.input is not None:
         return Pictures(find_pictures(args.input))
     return Video(args.video_input if args.webcam is None else args.webcam)
@@ -70,9 +69,7 @@ def main() -> int:
         output = open_output(source, args.output) if drawn else None
         if args.results_json is not None:
             check_writable(args.results_json)
-        predictor = Predictor(
-            cfg, confidence_threshold=args.confidence_threshold, top_k=args.top_k
-        )
+        predictor = Predictor(cfg, confidence_threshold=args.confidence_threshold, top_k=args.top_k)
     except ValueError as error:
         parser.error(str(error))
 
@@ -92,12 +89,14 @@ def main() -> int:
         return 1
     finally:
         report_failed(source)
-    print(f"{done.num_frames} frames in {done.seconds:.1f} s, "
-          f"{done.num_frames / done.seconds:.1f} frames per second")
+    print(
+        f"{done.num_frames} frames in {done.seconds:.1f} s, "
+        f"{done.num_frames / done.seconds:.1f} frames per second"
+    )
     return 1 if source.failed else 0
 
 
-def report_failed(source: Union[Pictures, Video]) -> None:
+def report_failed(source: Pictures | Video) -> None:
     skipped = "skipped " if isinstance(source, Pictures) else ""
     for path, reason in source.failed:
         print(f"{skipped}{path}: {reason}", file=sys.stderr)

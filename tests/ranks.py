@@ -5,8 +5,9 @@ import multiprocessing
 import os
 import socket
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, List, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -38,7 +39,7 @@ class Child:
         return Ended(self.process.exitcode, log)
 
 
-def run_children(folder: Path, target: Callable, *arguments: Sequence[Any]) -> List[Ended]:
+def run_children(folder: Path, target: Callable, *arguments: Sequence[Any]) -> list[Ended]:
     """A child for each of `arguments`, at the same time."""
     children = [
         Child(folder / f"{number}.log", target, *args) for number, args in enumerate(arguments)
@@ -46,7 +47,7 @@ def run_children(folder: Path, target: Callable, *arguments: Sequence[Any]) -> L
     return [child.end() for child in children]
 
 
-def run_ranks(folder: Path, target: Callable, *args: Any, world_size: int = 2) -> List[Ended]:
+def run_ranks(folder: Path, target: Callable, *args: Any, world_size: int = 2) -> list[Ended]:
     """`target(*args)` in each process of a gloo group."""
     store = f"file://{folder / 'store'}"
     ranks = [(store, world_size, rank, target, *args) for rank in range(world_size)]
@@ -59,7 +60,7 @@ def as_rank(store: str, world_size: int, rank: int, target: Callable, *args: Any
     target(*args)
 
 
-def assert_success(ends: List[Ended]) -> None:
+def assert_success(ends: list[Ended]) -> None:
     logs = "\n".join(f"-- exit status {end.code}:\n{end.log}" for end in ends)
     assert all(end.code == 0 for end in ends), logs
 

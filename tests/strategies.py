@@ -17,9 +17,9 @@ finite_floats = st.one_of(
 
 def tensors(shape, elements=finite_floats):
     """float32 tensors, most elements of which are alike."""
-    return arrays_of.arrays(
-        np.float32, shape, elements=elements, fill=elements
-    ).map(torch.from_numpy)
+    return arrays_of.arrays(np.float32, shape, elements=elements, fill=elements).map(
+        torch.from_numpy
+    )
 
 
 @st.composite

@@ -59,8 +59,10 @@ def test_every_address_is_in_the_table():
 
 def test_no_model_starts_from_a_pickle():
     for name in model_zoo.names():
-        assert model_zoo.get_config(name).MODEL.WEIGHTS.endswith(".pth") or "shapes" in name or (
-            name == "yolact_darknet53_FPN_550"
+        assert (
+            model_zoo.get_config(name).MODEL.WEIGHTS.endswith(".pth")
+            or "shapes" in name
+            or (name == "yolact_darknet53_FPN_550")
         )
 
 

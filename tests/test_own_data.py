@@ -44,9 +44,7 @@ def make_own(path):
     without annotations, annotations without area and iscrowd."""
     coco = json.loads(path.read_text())
     images = {image["id"]: image for image in coco["images"]}
-    annotations = [
-        a for a in coco["annotations"] if a["category_id"] in IDS and a["image_id"] != 2
-    ]
+    annotations = [a for a in coco["annotations"] if a["category_id"] in IDS and a["image_id"] != 2]
     for i, annotation in enumerate(annotations):
         annotation["category_id"] = IDS[annotation["category_id"]]
         if i % 3:
@@ -56,9 +54,7 @@ def make_own(path):
             del annotation["area"], annotation["iscrowd"]
     categories = [{"id": i, "name": name} for i, name in NAMES.items()]
     path.write_text(
-        json.dumps(
-            {"images": coco["images"], "annotations": annotations, "categories": categories}
-        )
+        json.dumps({"images": coco["images"], "annotations": annotations, "categories": categories})
     )
 
 

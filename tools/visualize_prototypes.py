@@ -8,7 +8,6 @@ the mask before and after the crop.
 
 import argparse
 import os
-from typing import List
 
 import yaml
 from detectron2.engine import DefaultPredictor
@@ -51,7 +50,7 @@ def build_predictor(args: argparse.Namespace) -> DefaultPredictor:
     return DefaultPredictor(cfg)
 
 
-def choose(args: argparse.Namespace, num_detections: int) -> List[int]:
+def choose(args: argparse.Namespace, num_detections: int) -> list[int]:
     """Which of the detections to show."""
     if args.detections is None:
         return list(range(min(args.top_k, num_detections)))

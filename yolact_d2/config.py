@@ -4,7 +4,8 @@ import io
 import logging
 import math
 import os
-from typing import Dict, Sequence, TextIO
+from collections.abc import Sequence
+from typing import TextIO
 
 import detectron2
 import torch
@@ -12,7 +13,6 @@ import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 from detectron2.utils.file_io import PathManager
-
 
 # A config with all keys of Detectron2 has 15000 characters and 1300 values.
 _MAX_CONFIG_LENGTH = 1_000_000
@@ -190,7 +190,7 @@ class _CheckedFiles(CN):
         return named
 
 
-def _num_values(node: yaml.Node, known: Dict[yaml.Node, float]) -> float:
+def _num_values(node: yaml.Node, known: dict[yaml.Node, float]) -> float:
     """The number of values of a YAML node, with each alias replaced by what it stands for."""
     if isinstance(node, yaml.ScalarNode):
         return 1

@@ -5,7 +5,7 @@ import glob
 import os
 import secrets
 import tempfile
-from typing import Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from matplotlib.figure import Figure

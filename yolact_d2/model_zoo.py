@@ -3,8 +3,8 @@
 A name is that of a file in configs/, with or without ".yaml": "yolact_R_50_FPN_550".
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, Optional, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
@@ -34,7 +34,7 @@ def _folder() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
-def names() -> List[str]:
+def names() -> list[str]:
     """The names of all models."""
     return sorted(path.stem for path in _folder().glob("yolact_*.yaml"))
 
@@ -69,7 +69,7 @@ def get_config(
     name: str,
     trained: bool = False,
     *,
-    weights: Optional[str] = None,
+    weights: str | None = None,
     opts: Sequence[str] = (),
 ) -> CfgNode:
     """The config of a model, not frozen, for the machine at hand.
@@ -94,9 +94,9 @@ def get_config(
 def get(
     name: str,
     trained: bool = False,
-    device: Optional[str] = None,
+    device: str | None = None,
     *,
-    weights: Optional[str] = None,
+    weights: str | None = None,
 ) -> nn.Module:
     """A model with its weights loaded, in training mode as Detectron2's are.
 

@@ -1,7 +1,6 @@
 """Faster inference with a trained model."""
 
 import copy
-from typing import Optional
 
 import torch
 from detectron2.layers import FrozenBatchNorm2d
@@ -14,7 +13,7 @@ from .modeling.backbone.deform import ModulatedDeformConv2d
 
 
 def optimize_for_inference(
-    model: YOLACT, *, dtype: Optional[torch.dtype] = None, compile: bool = False
+    model: YOLACT, *, dtype: torch.dtype | None = None, compile: bool = False
 ) -> YOLACT:
     """A copy of a model that gives nearly the same detections, sooner.
 

@@ -10,9 +10,9 @@ from yolact_d2.benchmark.anatomy import num_classes
 from yolact_d2.benchmark.forcing import balance_features
 from yolact_d2.benchmark.pictures import generate_picture
 from yolact_d2.benchmark.planted import random_boxes
-from yolact_d2.modeling.masks import scale_boxes
 from yolact_d2.benchmark.runner import Runner
 from yolact_d2.benchmark.specs import parse_models
+from yolact_d2.modeling.masks import scale_boxes
 
 SIZES = [(60, 90), (80, 64), (60, 90)]
 PICTURES = [generate_picture(*size, seed=i) for i, size in enumerate(SIZES)]

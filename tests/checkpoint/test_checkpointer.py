@@ -11,9 +11,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
+from strange_files import Call
 from torch import nn
 
-from strange_files import Call
 from yolact_d2.checkpoint import CheckpointMismatch, YOLACTCheckpointer
 
 

@@ -8,9 +8,9 @@ import zipfile
 
 import pytest
 import torch
+from strange_files import Call, Storage, little_memory, pickled, tensor, write_legacy, write_zip
 from torch import nn
 
-from strange_files import Call, Storage, little_memory, pickled, tensor, write_legacy, write_zip
 from yolact_d2.checkpoint import CheckpointMismatch, read_checkpoint
 from yolact_d2.checkpoint.reading import read_state_dict
 

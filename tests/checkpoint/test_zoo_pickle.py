@@ -9,8 +9,8 @@ import struct
 import numpy as np
 import pytest
 import torch
-
 from strange_files import Call, little_memory
+
 from yolact_d2.checkpoint import CheckpointMismatch
 from yolact_d2.checkpoint.reading import read_zoo_checkpoint
 

@@ -14,9 +14,9 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
+from plain import base_cfg
 from pycocotools import mask as mask_util
 
-from plain import base_cfg
 from yolact_d2.data import YOLACTDatasetMapper, check_datasets, drop_unusable
 from yolact_d2.data.annotations import why_unusable
 from yolact_d2.data.augmentation import ExpandTransform
@@ -400,9 +400,7 @@ def test_polygon_that_crosses_itself_has_area():
 def _mapped(tmp_path, annotation, *augmentations):
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.png")
     annotation = {**annotation, "bbox_mode": BoxMode.XYWH_ABS}
-    mapper = YOLACTDatasetMapper(
-        augmentations=augmentations, image_format="RGB", min_box_size=0
-    )
+    mapper = YOLACTDatasetMapper(augmentations=augmentations, image_format="RGB", min_box_size=0)
     record = {"file_name": str(tmp_path / "a.png"), "annotations": [annotation]}
     return mapper(record)["instances"]
 

@@ -214,7 +214,10 @@ def forget():
         ({"bbox_mode": None}, "has the bbox_mode None"),
         ({"bbox_mode": BoxMode.XYXY_REL}, "has the bbox_mode <BoxMode.XYXY_REL: 2>"),
         ({"segmentation": [[0, 0, 5, 0, 5, 5], [1, 1, 2, 2]]}, "has a polygon of fewer than 3"),
-        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [27, 27]}}, "has an RLE that is not compr"),
+        (
+            {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [27, 27]}},
+            "has an RLE that is not compr",
+        ),
         ({"bbox": [0, 0, 10**400, 5]}, "has the bbox"),
     ],
 )

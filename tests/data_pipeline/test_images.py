@@ -10,8 +10,8 @@ import torch
 from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import read_image as detectron2_read_image
 from PIL import Image, PngImagePlugin
-
 from plain import base_cfg
+
 from yolact_d2.data import ImageMapper, UnreadableImage, YOLACTDatasetMapper, read_image
 from yolact_d2.data.images import displayed_size, leaves_folder
 from yolact_d2.data.inspection.images import image_faults
@@ -121,6 +121,7 @@ USED = {
 
 def _png(width, height):
     """A PNG of a few bytes that claims a size."""
+
     def chunk(kind, data):
         body = kind + data
         return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))

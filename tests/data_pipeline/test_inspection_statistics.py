@@ -8,8 +8,8 @@ from pycocotools import mask as mask_util
 
 from yolact_d2.data import YOLACTDatasetMapper
 from yolact_d2.data.inspection import collect_statistics, format_statistics
-from yolact_d2.data.rle import decode_runs
 from yolact_d2.data.inspection.statistics import count_lost
+from yolact_d2.data.rle import decode_runs
 
 IMAGES = [
     {"id": 1, "file_name": "1.png", "width": 200, "height": 100},

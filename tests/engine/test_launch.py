@@ -74,9 +74,7 @@ def test_two_machines(tmp_path):
     ends = run_children(tmp_path, run, *[(say_who, command) for command in commands])
     for rank, end in enumerate(ends):
         assert end.code == 0, end.log
-        assert said(end.log) == [
-            f"{2 * rank + local}/4/{local} 4 2 2" for local in range(2)
-        ]
+        assert said(end.log) == [f"{2 * rank + local}/4/{local} 4 2 2" for local in range(2)]
 
 
 def say_alone(args):

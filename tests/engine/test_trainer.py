@@ -115,6 +115,7 @@ def nan_cfg(request, cfg, plus_shapes_cfg):
 
 def pixels(value):
     """A mapper that spoils one of the pictures."""
+
     def read_image(path, format):
         image = real_read_image(path, format)
         if path.endswith("000002.png"):

@@ -14,9 +14,7 @@ from yolact_d2.inference import Pictures, Video, annotate, open_output
 from yolact_d2.inference.drawing import VideoArtist, draw_picture
 
 HEIGHT, WIDTH = 48, 64
-METADATA = Metadata(
-    thing_classes=["cat", "dog"], thing_dataset_id_to_contiguous_id={7: 0, 1000: 1}
-)
+METADATA = Metadata(thing_classes=["cat", "dog"], thing_dataset_id_to_contiguous_id={7: 0, 1000: 1})
 
 
 def square(x, score=0.9, shape_class=1):

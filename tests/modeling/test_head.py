@@ -7,8 +7,8 @@ import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_anchor_generator
-from torch.nn import functional as F
 from plain import base_cfg
+from torch.nn import functional as F
 
 from yolact_d2.modeling import YOLACTHead
 

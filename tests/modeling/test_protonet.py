@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
+from plain import base_cfg
 from torch import nn
 from torch.nn import functional as F
-from plain import base_cfg
 
 from yolact_d2.modeling import Protonet, build_protonet
 

@@ -3,8 +3,8 @@ import os
 
 import cv2
 import pytest
-
 from processes import REPO, assert_refused, run_tool, run_tools
+
 from yolact_d2.data.shapes import generate_shapes
 
 CONFIG = REPO / "configs" / "yolact_shapes.yaml"

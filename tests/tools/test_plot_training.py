@@ -2,7 +2,6 @@ import json
 import os
 
 import cv2
-
 from processes import assert_refused, run_tool, run_tools
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
-
 from processes import REPO, assert_refused, run_tool, run_tools
 from strange_files import Call
+
 from yolact_d2 import load_config
 
 CONFIG = REPO / "configs" / "yolact_shapes.yaml"

@@ -2,7 +2,6 @@
 
 import math
 import tempfile
-from typing import Dict, Optional
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import inference_on_dataset
@@ -42,7 +41,7 @@ def check_dataset(name: str, spec: ModelSpec) -> None:
         )
 
 
-def measure_ap(runner: Runner, dataset: str) -> Dict[str, Optional[float]]:
+def measure_ap(runner: Runner, dataset: str) -> dict[str, float | None]:
     """By the pictures and objects that training and evaluation of this project use, for all models.
 
     Returns:

@@ -1,8 +1,9 @@
 """Where a detector's stages begin and end: what the benchmark knows of meta-architectures."""
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, NamedTuple
 
 from detectron2.modeling.meta_arch import rcnn as rcnn_module
 from detectron2.modeling.meta_arch import retinanet as retinanet_module
@@ -55,8 +56,8 @@ class Anatomy:
     """The NMS that decides on the detections. It is called once for each image, in order."""
     threshold: Place
     """Only what scores higher than this reaches `final_nms`."""
-    other_nms: Tuple[Place, ...] = ()
-    masks: Tuple[Place, ...] = ()
+    other_nms: tuple[Place, ...] = ()
+    masks: tuple[Place, ...] = ()
     """Functions that make masks."""
     masks_follow_nms: bool = False
     """Whether everything after `final_nms` makes masks."""
@@ -67,7 +68,7 @@ class Anatomy:
     def has_masks(self) -> bool:
         return self.masks_follow_nms or bool(self.masks)
 
-    def box_sizes(self, inputs: List[Dict]) -> List[Tuple[int, int]]:
+    def box_sizes(self, inputs: list[dict]) -> list[tuple[int, int]]:
         """(height, width) of each image, in the units of the boxes at `final_nms`."""
         return [(1, 1) if self.relative_boxes else tuple(x["image"].shape[-2:]) for x in inputs]
 
@@ -118,7 +119,7 @@ class Architecture(NamedTuple):
     """The key of the config."""
 
 
-ARCHITECTURES: Dict[str, Architecture] = {
+ARCHITECTURES: dict[str, Architecture] = {
     "YOLACT": Architecture(_yolact, "MODEL.YOLACT.NUM_CLASSES"),
     "GeneralizedRCNN": Architecture(_rcnn, "MODEL.ROI_HEADS.NUM_CLASSES"),
     "RetinaNet": Architecture(_retinanet, "MODEL.RETINANET.NUM_CLASSES"),

@@ -1,9 +1,9 @@
 """Time lines: which stage each moment belongs to."""
 
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Callable, Dict, Iterator, List
 
 import torch
 
@@ -35,15 +35,15 @@ class StageClock:
 
     def __init__(self, now: Now):
         self._now = now
-        self._open: List[str] = []
+        self._open: list[str] = []
         self._since = 0.0
-        self.seconds: Dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
 
     def start(self, stage: str) -> None:
         self._open = [stage]
         self._since = self._now()
 
-    def stop(self) -> Dict[str, float]:
+    def stop(self) -> dict[str, float]:
         """Seconds of each stage that there was."""
         self._cut()
         self._open = []

@@ -1,7 +1,7 @@
 """Arithmetic of a forward pass, counted by fvcore."""
 
 import logging
-from typing import Dict, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from .runner import Runner
 class Flops(NamedTuple):
     gflops: float
     """Thousands of millions; a multiplication and the addition after it are one."""
-    unsupported: Dict[str, int]
+    unsupported: dict[str, int]
     """Calls of operators that fvcore cannot count."""
 
 

@@ -1,9 +1,10 @@
 """Random weights, made fit for measuring: sane features, and a fixed number of detections."""
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Tuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -67,11 +68,11 @@ class ForcedDetections:
         self.num_classes = num_classes
         self.number = number
         self.num_candidates = CANDIDATES_PER_OBJECT * number
-        self.arrived: Tuple[int, int] = (0, 0)
+        self.arrived: tuple[int, int] = (0, 0)
         """The least and the most candidates of a picture above the threshold."""
 
     def calibrate(
-        self, forward: Callable[[List[Dict]], object], inputs: Iterable[List[Dict]]
+        self, forward: Callable[[list[dict]], object], inputs: Iterable[list[dict]]
     ) -> None:
         """Set the model's threshold.
 
@@ -98,7 +99,7 @@ class ForcedDetections:
         counts = [int((scores > threshold).sum()) for scores in pictures]
         self.arrived = (min(counts), max(counts))
 
-    def _scores(self, forward: Callable[[List[Dict]], object], inputs: List[Dict]) -> Tensor:
+    def _scores(self, forward: Callable[[list[dict]], object], inputs: list[dict]) -> Tensor:
         """Scores (N,) of all that could reach NMS, best first."""
         found = []
 
@@ -117,7 +118,7 @@ class ForcedDetections:
         return found[0].sort(descending=True).values
 
     @contextmanager
-    def active(self, inputs: List[Dict]) -> Iterator[None]:
+    def active(self, inputs: list[dict]) -> Iterator[None]:
         """While it lasts, the model may be called once, with `inputs`."""
         sizes = iter(self.anatomy.box_sizes(inputs))
 
@@ -133,7 +134,7 @@ class ForcedDetections:
         with self.anatomy.final_nms.replaced(wrap):
             yield
 
-    def _plant(self, size: Tuple[int, int], boxes: Tensor, scores: Tensor, *classes: Tensor):
+    def _plant(self, size: tuple[int, int], boxes: Tensor, scores: Tensor, *classes: Tensor):
         """Overwrite the candidates (N, 4), (N, C) or (N,) and, in the latter case, (N,)."""
         planted = _planted(self.number, len(boxes), size, self.num_classes, boxes.device)
         boxes.copy_(planted.boxes)
@@ -155,7 +156,7 @@ class _Planted(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _planted(
-    num_objects: int, number: int, size: Tuple[int, int], num_classes: int, device: torch.device
+    num_objects: int, number: int, size: tuple[int, int], num_classes: int, device: torch.device
 ) -> _Planted:
     candidates = plant_candidates(num_objects, number)
     classes = candidates.objects % num_classes

@@ -7,7 +7,6 @@ import re
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Dict, Union
 
 import torch
 
@@ -20,9 +19,9 @@ def cpu_model() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def describe_machine(device: torch.device) -> Dict[str, Union[str, int]]:
+def describe_machine(device: torch.device) -> dict[str, str | int]:
     """Facts for the record; device: that of the models."""
-    facts: Dict[str, Union[str, int]] = {
+    facts: dict[str, str | int] = {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
         "device": str(device),
         "cpu": cpu_model(),

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Dict, Optional
 
 import torch
 
@@ -30,7 +29,7 @@ class Request:
     pictures: PictureSet
     batch_size: int
     num_detections: int
-    training: Optional[TrainingSettings] = None
+    training: TrainingSettings | None = None
     """Measure training iterations, not inference."""
 
     def to_json(self) -> str:
@@ -54,11 +53,11 @@ class Request:
 class PeakMemory:
     """Bytes; None where it could not be measured."""
 
-    process: Optional[int] = None
+    process: int | None = None
     """The largest resident set of the process, with Python, torch and the pictures."""
-    before: Optional[int] = None
+    before: int | None = None
     """That before there was a model."""
-    gpu: Optional[int] = None
+    gpu: int | None = None
     """The most that the CUDA allocator had given out. None without a GPU."""
     failure: str = ""
     """Why there is no figure."""
@@ -81,8 +80,7 @@ def measure_peak_memory(request: Request) -> PeakMemory:
     done = subprocess.run(
         [sys.executable, "-m", __name__],
         input=request.to_json(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
     )
     if done.returncode != 0:
@@ -92,7 +90,7 @@ def measure_peak_memory(request: Request) -> PeakMemory:
     return PeakMemory(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def work(request: Request) -> Dict[str, Optional[int]]:
+def work(request: Request) -> dict[str, int | None]:
     """What the process does; see :class:`PeakMemory`."""
     before = high_water()
     pictures = request.pictures

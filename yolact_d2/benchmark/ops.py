@@ -1,7 +1,8 @@
 """NMS and the mask stage by themselves, over the number of boxes and the size of the picture."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any
 
 import torch
 from detectron2.layers import paste_masks_in_image
@@ -22,7 +23,7 @@ _ROI_MASK = 28
 
 
 def yolact_masks(
-    prototypes: Tensor, coefficients: Tensor, boxes: Tensor, size: Tuple[int, int]
+    prototypes: Tensor, coefficients: Tensor, boxes: Tensor, size: tuple[int, int]
 ) -> Tensor:
     """YOLACT's mask stage: (N, height, width) bool of prototypes (k, h, w), coefficients (N, k),
     boxes (N, 4) relative to the picture, and its size (height, width)."""
@@ -30,7 +31,7 @@ def yolact_masks(
     return paste_masks(soft_masks(prototypes, coefficients, cells), cells, size)
 
 
-def nms_calls(number: int, device: torch.device) -> Dict[str, Callable[[], Any]]:
+def nms_calls(number: int, device: torch.device) -> dict[str, Callable[[], Any]]:
     """The NMS functions, on `number` candidates around a fifth as many objects."""
     candidates = plant_candidates(max(1, number // CANDIDATES_PER_OBJECT), number)
     classes = candidates.objects % NUM_CLASSES
@@ -41,8 +42,8 @@ def nms_calls(number: int, device: torch.device) -> Dict[str, Callable[[], Any]]
 
 
 def mask_calls(
-    number: int, size: Tuple[int, int], device: torch.device
-) -> Dict[str, Callable[[], Any]]:
+    number: int, size: tuple[int, int], device: torch.device
+) -> dict[str, Callable[[], Any]]:
     """The mask stages of YOLACT and, from masks in boxes to the picture, of Mask R-CNN."""
     generator = torch.Generator().manual_seed(0)
     boxes = torch.as_tensor(random_boxes(number), dtype=torch.float32).to(device)
@@ -58,8 +59,8 @@ def mask_calls(
 
 @torch.no_grad()
 def compare(
-    calls: Dict[str, Callable[[], Any]], device: torch.device, repeats: int
-) -> List[Dict[str, Any]]:
+    calls: dict[str, Callable[[], Any]], device: torch.device, repeats: int
+) -> list[dict[str, Any]]:
     """Time functions in turn.
 
     Returns:
@@ -77,7 +78,7 @@ def compare(
 
 def benchmark_nms(
     numbers: Sequence[int], device: torch.device, repeats: int
-) -> List[Dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """What :func:`compare` gives for each number of boxes."""
     return [
         {"boxes": number, **row}
@@ -87,8 +88,8 @@ def benchmark_nms(
 
 
 def benchmark_masks(
-    numbers: Sequence[int], sizes: Sequence[Tuple[int, int]], device: torch.device, repeats: int
-) -> List[Dict[str, Any]]:
+    numbers: Sequence[int], sizes: Sequence[tuple[int, int]], device: torch.device, repeats: int
+) -> list[dict[str, Any]]:
     """What :func:`compare` gives for each size (height, width) and number of boxes."""
     return [
         {"size": f"{width}x{height}", "boxes": number, **row}

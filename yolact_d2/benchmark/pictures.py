@@ -1,8 +1,8 @@
 """The pictures that all models see."""
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Iterator, List, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -21,8 +21,8 @@ class PictureSet:
     """
 
     name: str
-    files: Tuple[str, ...] = ()
-    size: Tuple[int, int] = (0, 0)
+    files: tuple[str, ...] = ()
+    size: tuple[int, int] = (0, 0)
     """(height, width) of generated pictures."""
     num_generated: int = 0
 
@@ -35,17 +35,17 @@ class PictureSet:
             return read_picture(self.files[index])
         return generate_picture(*self.size, seed=index)
 
-    def first_size(self) -> Tuple[int, int]:
+    def first_size(self) -> tuple[int, int]:
         """(height, width) of the first picture."""
         return self.picture(0).shape[:2]
 
 
-def batch_indices(num_pictures: int, batch_size: int, turn: int) -> List[int]:
+def batch_indices(num_pictures: int, batch_size: int, turn: int) -> list[int]:
     """The pictures of a batch: the next ones, from the start again after the last."""
     return [(turn * batch_size + i) % num_pictures for i in range(batch_size)]
 
 
-def distinct_batches(num_pictures: int, batch_size: int) -> List[List[int]]:
+def distinct_batches(num_pictures: int, batch_size: int) -> list[list[int]]:
     """All batches that :func:`batch_indices` ever gives."""
     batches = []
     while (batch := batch_indices(num_pictures, batch_size, len(batches))) not in batches:
@@ -77,7 +77,7 @@ def read_picture(path: str) -> np.ndarray:
     return picture
 
 
-def find_pictures(paths: Sequence[str]) -> Tuple[str, ...]:
+def find_pictures(paths: Sequence[str]) -> tuple[str, ...]:
     """Picture files, and those in folders. All are read once, to see that they can be.
 
     Raises:
@@ -99,7 +99,7 @@ def _files_of(path: str) -> Iterator[str]:
     yield from (os.path.join(path, name) for name in names)
 
 
-def parse_size(text: str) -> Tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
     """(height, width) of "WIDTHxHEIGHT".
 
     Raises:

@@ -1,6 +1,6 @@
 """Made-up objects, the same for all models, and candidates around them."""
 
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +60,7 @@ def random_boxes(number: int, seed: int = 0) -> np.ndarray:
     return boxes
 
 
-@lru_cache(maxsize=None)
+@cache
 def plant_candidates(num_objects: int, number: int) -> Candidates:
     """
     Args:

@@ -1,6 +1,6 @@
 """Speed against accuracy, or against arithmetic where there is no accuracy."""
 
-from typing import List, NamedTuple, Optional
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -17,10 +17,10 @@ class Point(NamedTuple):
 class Panel(NamedTuple):
     title: str
     x_label: str
-    points: List[Point]
+    points: list[Point]
 
 
-def panels(results: Results) -> List[Panel]:
+def panels(results: Results) -> list[Panel]:
     """One for each kind of pictures and batch size. Models without a value on the x axis are left
     out: with AP, those with random weights."""
     models = {model.label: model for model in results.models}
@@ -35,7 +35,7 @@ def panels(results: Results) -> List[Panel]:
     for row in results.speed:
         title = f"{row.pictures}, batch {row.batch_size}"
         panel = found.setdefault(title, Panel(title, x_label, []))
-        x: Optional[float] = row.gflops if what == "gflops" else getattr(models[row.label], what)
+        x: float | None = row.gflops if what == "gflops" else getattr(models[row.label], what)
         if x is not None:
             panel.points.append(Point(row.label, x, row.pictures_per_second))
     return list(found.values())

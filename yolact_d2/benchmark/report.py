@@ -2,7 +2,8 @@
 
 import json
 import os
-from typing import Any, Dict, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from tabulate import tabulate
 
@@ -15,16 +16,16 @@ from .training import PARTS
 MISSING = "-"
 
 
-def number(value: Optional[float], digits: int = 1) -> str:
+def number(value: float | None, digits: int = 1) -> str:
     return MISSING if value is None else f"{value:.{digits}f}"
 
 
-def milliseconds(seconds: Optional[float]) -> str:
+def milliseconds(seconds: float | None) -> str:
     return number(None if seconds is None else 1000 * seconds)
 
 
-def _memory(memory: PeakMemory, with_gpu: bool) -> Dict[str, str]:
-    def megabytes(value: Optional[int]) -> str:
+def _memory(memory: PeakMemory, with_gpu: bool) -> dict[str, str]:
+    def megabytes(value: int | None) -> str:
         return number(None if value is None else value / 1e6, 0)
 
     columns = {"peak MB": megabytes(memory.process)}
@@ -33,7 +34,7 @@ def _memory(memory: PeakMemory, with_gpu: bool) -> Dict[str, str]:
     return columns
 
 
-def speed_table(results: Results) -> List[Dict[str, Any]]:
+def speed_table(results: Results) -> list[dict[str, Any]]:
     """A row for each model on each kind of pictures, in each batch size."""
     models = {model.label: model for model in results.models}
     with_ap = any(model.box_ap is not None for model in results.models)
@@ -59,7 +60,7 @@ def speed_table(results: Results) -> List[Dict[str, Any]]:
     return table
 
 
-def stage_table(results: Results) -> List[Dict[str, Any]]:
+def stage_table(results: Results) -> list[dict[str, Any]]:
     """Milliseconds of each stage."""
     return [
         {
@@ -73,7 +74,7 @@ def stage_table(results: Results) -> List[Dict[str, Any]]:
     ]
 
 
-def model_table(results: Results) -> List[Dict[str, Any]]:
+def model_table(results: Results) -> list[dict[str, Any]]:
     return [
         {
             "model": model.label,
@@ -85,7 +86,7 @@ def model_table(results: Results) -> List[Dict[str, Any]]:
     ]
 
 
-def training_table(results: Results) -> List[Dict[str, Any]]:
+def training_table(results: Results) -> list[dict[str, Any]]:
     with_gpu = any(row.memory.gpu is not None for row in results.training)
     return [
         {
@@ -102,7 +103,7 @@ def training_table(results: Results) -> List[Dict[str, Any]]:
     ]
 
 
-def notes(results: Results) -> List[str]:
+def notes(results: Results) -> list[str]:
     """What a reader of the tables must know about this run."""
     found = []
     random = [model.label for model in results.models if not model.weights]
@@ -122,7 +123,7 @@ def notes(results: Results) -> List[str]:
     return found
 
 
-def _by_label(results: Results, field: str) -> Dict[str, Any]:
+def _by_label(results: Results, field: str) -> dict[str, Any]:
     return {row.label: getattr(row, field) for row in results.speed if getattr(row, field)}
 
 
@@ -147,13 +148,13 @@ def render(results: Results, style: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _tabulate(rows: Sequence[Dict[str, Any]], style: str) -> str:
+def _tabulate(rows: Sequence[dict[str, Any]], style: str) -> str:
     text = ("model", "pictures", "weights", "images")
     align = ["left" if key in text else "right" for key in rows[0]]
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=align)
 
 
-def write_report(results: Results, folder: str) -> List[str]:
+def write_report(results: Results, folder: str) -> list[str]:
     """Write benchmark.json, benchmark.md and benchmark.png, and return their paths."""
     os.makedirs(folder, exist_ok=True)
     paths = [os.path.join(folder, f"benchmark.{kind}") for kind in ("json", "md", "png")]

@@ -1,7 +1,7 @@
 """What was measured, as plain values: they are written to JSON as they are."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from .clock import STAGES
 from .memory import PeakMemory
@@ -14,16 +14,16 @@ class ModelResult:
 
     label: str
     config_file: str
-    opts: List[str]
+    opts: list[str]
     weights: str
     """Empty: random."""
     variant: str
     parameters: int
     load_seconds: float
     has_masks: bool
-    box_ap: Optional[float] = None
+    box_ap: float | None = None
     """In percent."""
-    mask_ap: Optional[float] = None
+    mask_ap: float | None = None
 
 
 @dataclass
@@ -35,17 +35,17 @@ class SpeedResult:
     batch_size: int
     detections: float
     """The mean of a picture."""
-    candidates: Optional[List[int]]
+    candidates: list[int] | None
     """Where detections were forced: the least and most that scored above the threshold."""
-    latencies: List[float]
+    latencies: list[float]
     """Seconds of each batch, round by round."""
-    reference: List[float]
+    reference: list[float]
     """Those of the first model."""
-    stage_rounds: List[Dict[str, float]]
+    stage_rounds: list[dict[str, float]]
     """Seconds of each stage, from other rounds than the latencies'."""
-    gflops: Optional[float] = None
+    gflops: float | None = None
     """Of the first picture."""
-    not_counted: Dict[str, int] = field(default_factory=dict)
+    not_counted: dict[str, int] = field(default_factory=dict)
     """Calls of operators that are not in `gflops`."""
     flops_failure: str = ""
     memory: PeakMemory = PeakMemory()
@@ -67,7 +67,7 @@ class SpeedResult:
         return ratio(self.latencies, self.reference)
 
     @property
-    def stages(self) -> Dict[str, float]:
+    def stages(self) -> dict[str, float]:
         """The median of each stage, in order."""
         present = [s for s in STAGES if s in self.stage_rounds[0]]
         return {s: median([one[s] for one in self.stage_rounds]) for s in present}
@@ -77,7 +77,7 @@ class SpeedResult:
         """The sum of the stages as a multiple of the latency: what looking at stages costs."""
         return sum(self.stages.values()) / self.latency
 
-    def record(self) -> Dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """With what is computed."""
         names = "latency", "latency_p95", "pictures_per_second", "ratio", "stages"
         computed = {name: getattr(self, name) for name in (*names, "stages_over_latency")}
@@ -91,18 +91,18 @@ class TrainingResult:
     """A model's training iterations."""
 
     label: str
-    size: List[int]
+    size: list[int]
     """(height, width) of the images."""
     batch_size: int
     num_objects: int
-    rounds: List[Dict[str, float]]
+    rounds: list[dict[str, float]]
     """Seconds of each part."""
-    reference: List[Dict[str, float]]
+    reference: list[dict[str, float]]
     """Those of the first model."""
     memory: PeakMemory = PeakMemory()
 
     @staticmethod
-    def _totals(rounds: List[Dict[str, float]]) -> List[float]:
+    def _totals(rounds: list[dict[str, float]]) -> list[float]:
         return [sum(parts.values()) for parts in rounds]
 
     @property
@@ -118,10 +118,10 @@ class TrainingResult:
         return ratio(self._totals(self.rounds), self._totals(self.reference))
 
     @property
-    def parts(self) -> Dict[str, float]:
+    def parts(self) -> dict[str, float]:
         return {part: median([one[part] for one in self.rounds]) for part in self.rounds[0]}
 
-    def record(self) -> Dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         names = "iteration", "iteration_p95", "ratio", "parts"
         fields = asdict(self)
         del fields["reference"]
@@ -130,12 +130,12 @@ class TrainingResult:
 
 @dataclass
 class Results:
-    machine: Dict[str, Any]
-    models: List[ModelResult]
-    speed: List[SpeedResult]
-    training: List[TrainingResult]
+    machine: dict[str, Any]
+    models: list[ModelResult]
+    speed: list[SpeedResult]
+    training: list[TrainingResult]
 
-    def record(self) -> Dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """Everything, for JSON. Times are in seconds, memory in bytes."""
         return {
             "machine": self.machine,

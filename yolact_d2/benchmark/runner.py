@@ -1,8 +1,8 @@
 """A model that is ready to be measured: from BGR arrays to `Instances`."""
 
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from typing import Dict, Iterable, List, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ class Preprocess:
         self._resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
         self._input_format = cfg.INPUT.FORMAT
 
-    def __call__(self, pictures: Sequence[np.ndarray]) -> List[Dict]:
+    def __call__(self, pictures: Sequence[np.ndarray]) -> list[dict]:
         """
         Args:
             pictures: (H, W, 3) each, BGR.
@@ -47,7 +47,7 @@ class Preprocess:
         return inputs
 
 
-def load_model(cfg: CfgNode) -> Tuple[nn.Module, float]:
+def load_model(cfg: CfgNode) -> tuple[nn.Module, float]:
     """The model of a config, for inference, and the seconds that it took to build and load it.
 
     Random weights, where ``cfg.MODEL.WEIGHTS`` is empty, are always the same ones.
@@ -107,12 +107,12 @@ class Runner:
         if self.forcing is not None:
             self.forcing.calibrate(self.model, (self.preprocess([x]) for x in pictures))
 
-    def active(self, inputs: List[Dict]):
+    def active(self, inputs: list[dict]):
         """While it lasts, the model may be called once, with `inputs`."""
         return nullcontext() if self.forcing is None else self.forcing.active(inputs)
 
     @torch.no_grad()
-    def __call__(self, pictures: Sequence[np.ndarray]) -> List[Instances]:
+    def __call__(self, pictures: Sequence[np.ndarray]) -> list[Instances]:
         """
         Args:
             pictures: (H, W, 3) each, BGR.
@@ -122,7 +122,7 @@ class Runner:
             return [output["instances"] for output in self.model(inputs)]
 
     @torch.no_grad()
-    def stages(self, pictures: Sequence[np.ndarray], now: Now) -> Dict[str, float]:
+    def stages(self, pictures: Sequence[np.ndarray], now: Now) -> dict[str, float]:
         """Seconds of each stage of a call, see :class:`StageClock`."""
         clock = StageClock(now)
         clock.start("preprocess")

@@ -4,8 +4,8 @@ import difflib
 import glob
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
 
 import torch
 from detectron2 import model_zoo
@@ -28,7 +28,7 @@ class ModelSpec:
     """Its name in the tables."""
     config_file: str
     """Path of a YAML file."""
-    opts: Tuple[str, ...] = ()
+    opts: tuple[str, ...] = ()
     """Keys and values in turn, which override the file's."""
     weights: str = ""
     """A file or URL; empty means random."""
@@ -66,7 +66,7 @@ def find_config(name: str) -> str:
         ) from None
 
 
-def parse_model(text: str, opts: Sequence[str] = (), weights: Optional[str] = None) -> ModelSpec:
+def parse_model(text: str, opts: Sequence[str] = (), weights: str | None = None) -> ModelSpec:
     """Read "[LABEL=]CONFIG[:KEY=VALUE,KEY=VALUE...]".
 
     Args:
@@ -94,7 +94,7 @@ def parse_model(text: str, opts: Sequence[str] = (), weights: Optional[str] = No
     return _checked(ModelSpec(label, config_file, (*opts, *own)), weights)
 
 
-def _checked(spec: ModelSpec, weights: Optional[str]) -> ModelSpec:
+def _checked(spec: ModelSpec, weights: str | None) -> ModelSpec:
     """The spec with its weights, if its config can be read and is of a kind that is measured."""
     try:
         cfg = load_config(spec.config_file, spec.opts)
@@ -141,8 +141,8 @@ def parse_models(
     texts: Sequence[str],
     weights: Sequence[str] = (),
     opts: Sequence[str] = (),
-    device: Optional[str] = None,
-) -> List[ModelSpec]:
+    device: str | None = None,
+) -> list[ModelSpec]:
     """See :func:`parse_model`.
 
     Args:

@@ -1,9 +1,9 @@
 """A whole benchmark: all models, pictures and batch sizes in one process."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -36,9 +36,9 @@ class Settings:
     """Rounds that are timed, and as many again in which stages are."""
     num_detections: int = 100
     """Of each picture, where weights are random."""
-    dataset: Optional[str] = None
+    dataset: str | None = None
     """Its AP is measured for models with weights."""
-    training: Optional[TrainingSettings] = None
+    training: TrainingSettings | None = None
 
     def check(self) -> None:
         """
@@ -59,7 +59,7 @@ class Suite:
     """Runs what the settings ask for. Building it loads the models."""
 
     settings: Settings
-    runners: List[Runner] = field(init=False)
+    runners: list[Runner] = field(init=False)
 
     def __post_init__(self):
         """
@@ -113,7 +113,7 @@ class Suite:
             mask_ap=ap.get("segm"),
         )
 
-    def _flops(self, pictures: PictureSet) -> Dict[str, Dict]:
+    def _flops(self, pictures: PictureSet) -> dict[str, dict]:
         """Fields of :class:`SpeedResult` for the first picture, by the label of the spec."""
         found = {}
         picture = pictures.picture(0)
@@ -130,8 +130,8 @@ class Suite:
         return found
 
     def _speed(
-        self, pictures: PictureSet, batch_size: int, flops: Dict[str, Dict]
-    ) -> List[SpeedResult]:
+        self, pictures: PictureSet, batch_size: int, flops: dict[str, dict]
+    ) -> list[SpeedResult]:
         s = self.settings
         images = [pictures.picture(i) for i in range(len(pictures))]
         warm_up = [[images[i] for i in b] for b in distinct_batches(len(images), batch_size)]
@@ -169,7 +169,7 @@ class Suite:
                 progress.update()
         return rows
 
-    def _rounds(self, images: List[np.ndarray], batch_size: int, progress: tqdm):
+    def _rounds(self, images: list[np.ndarray], batch_size: int, progress: tqdm):
         """Latencies, and then stages, of each model."""
 
         def latency(runner, now, turn):
@@ -190,7 +190,7 @@ class Suite:
             for what in (latency, stages)
         ]
 
-    def _training(self) -> List[TrainingResult]:
+    def _training(self) -> list[TrainingResult]:
         s = self.settings
         size = s.pictures[0].first_size()
         steps = [TrainingStep(spec, size, s.training) for spec in s.specs]

@@ -1,6 +1,7 @@
 """Taking turns, and what follows from the times."""
 
-from typing import Callable, List, Sequence, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,7 +12,7 @@ T = TypeVar("T")
 
 def take_turns(
     calls: Sequence[Callable[[int], T]], rounds: int, tick: Callable[[], object] = lambda: None
-) -> List[List[T]]:
+) -> list[list[T]]:
     """Call A B A B ..., so that whatever slows the machine for a while slows all of them.
 
     Args:
@@ -22,7 +23,7 @@ def take_turns(
     Returns:
         for each call what it returned, round by round.
     """
-    results: List[List[T]] = [[] for _ in calls]
+    results: list[list[T]] = [[] for _ in calls]
     for turn in range(rounds):
         for call, result in zip(calls, results):
             result.append(call(turn))

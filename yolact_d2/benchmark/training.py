@@ -1,7 +1,6 @@
 """Training iterations on made-up ground truth."""
 
 from dataclasses import dataclass
-from typing import Dict, List, Tuple
 
 import cv2
 import numpy as np
@@ -30,7 +29,7 @@ class TrainingSettings:
     """Of each image."""
 
 
-def training_size(cfg: CfgNode, picture_size: Tuple[int, int]) -> Tuple[int, int]:
+def training_size(cfg: CfgNode, picture_size: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of the images that a model is trained with: S x S for YOLACT, for others the
     largest of INPUT.MIN_SIZE_TRAIN.
 
@@ -44,7 +43,7 @@ def training_size(cfg: CfgNode, picture_size: Tuple[int, int]) -> Tuple[int, int
     )
 
 
-def ellipses(boxes: np.ndarray) -> List[np.ndarray]:
+def ellipses(boxes: np.ndarray) -> list[np.ndarray]:
     """The polygons (P, 2), in (x, y), of the ellipses in boxes (N, 4) XYXY."""
     angles = np.linspace(0, 2 * np.pi, _POLYGON_POINTS, endpoint=False)
     unit = np.stack([np.cos(angles), np.sin(angles)], axis=1) / 2
@@ -52,7 +51,7 @@ def ellipses(boxes: np.ndarray) -> List[np.ndarray]:
 
 
 def random_ground_truth(
-    size: Tuple[int, int], num_objects: int, classes: int, mask_format: str, seed: int
+    size: tuple[int, int], num_objects: int, classes: int, mask_format: str, seed: int
 ) -> Instances:
     """
     Args:
@@ -79,7 +78,7 @@ def random_ground_truth(
 class TrainingStep:
     """Iterations of a model on one batch, in float32."""
 
-    def __init__(self, spec: ModelSpec, picture_size: Tuple[int, int], settings: TrainingSettings):
+    def __init__(self, spec: ModelSpec, picture_size: tuple[int, int], settings: TrainingSettings):
         """
         Args:
             picture_size: (height, width), see :func:`training_size`.
@@ -103,7 +102,7 @@ class TrainingStep:
     def device(self) -> torch.device:
         return self.model.device
 
-    def __call__(self, now: Now = None) -> Dict[str, float]:
+    def __call__(self, now: Now = None) -> dict[str, float]:
         """One iteration.
 
         Args:

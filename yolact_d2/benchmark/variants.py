@@ -1,6 +1,6 @@
 """Ways to run a model, each measured as a row of its own."""
 
-from typing import Callable, Dict
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -42,7 +42,7 @@ def _cuda_graphs(model: nn.Module) -> nn.Module:
     return _compile(model, "reduce-overhead")
 
 
-VARIANTS: Dict[str, Callable[[nn.Module], nn.Module]] = {
+VARIANTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "float32": lambda model: model,
     "amp": _amp,
     "channels-last": _channels_last,

@@ -1,6 +1,6 @@
 """Detectron2's checkpointer, for files of strangers."""
 
-from typing import Any, Dict
+from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 
@@ -21,7 +21,7 @@ class YOLACTCheckpointer(DetectionCheckpointer):
     fit; it names it.
     """
 
-    def load(self, path: str, *args, **kwargs) -> Dict[str, Any]:
+    def load(self, path: str, *args, **kwargs) -> dict[str, Any]:
         try:
             return super().load(path, *args, **kwargs)
         except CheckpointMismatch as error:
@@ -32,7 +32,7 @@ class YOLACTCheckpointer(DetectionCheckpointer):
             # Where an error leaves it set, nothing else could be loaded.
             self._parsed_url_during_load = None
 
-    def _load_file(self, filename: str) -> Dict[str, Any]:
+    def _load_file(self, filename: str) -> dict[str, Any]:
         refuse_pyth(filename)
         if filename.endswith(".pkl"):
             return read_zoo_checkpoint(filename)
@@ -40,5 +40,5 @@ class YOLACTCheckpointer(DetectionCheckpointer):
         model_arrays(checkpoint, filename)
         return checkpoint
 
-    def _torch_load(self, f: str) -> Dict[str, Any]:
+    def _torch_load(self, f: str) -> dict[str, Any]:
         return read_checkpoint(f)

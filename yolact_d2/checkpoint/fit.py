@@ -2,7 +2,6 @@
 
 import os
 import re
-from typing import List, Optional
 
 from .names import (
     StateDict,
@@ -101,7 +100,7 @@ def fit_state_dict(state_dict: StateDict, model: StateDict, new_classes: bool) -
     return ours
 
 
-def _first(what: str, keys: List[str], limit: int = 3) -> str:
+def _first(what: str, keys: list[str], limit: int = 3) -> str:
     if not keys:
         return ""
     rest = f" and {len(keys) - limit} more" if len(keys) > limit else ""
@@ -141,7 +140,7 @@ def describe(state_dict: StateDict) -> str:
     return f"{known} ({text})" if known else text
 
 
-def _backbone_name(official: StateDict) -> Optional[str]:
+def _backbone_name(official: StateDict) -> str | None:
     if any(key.startswith("backbone._preconv.") for key in official):
         return "DarkNet-53"
     blocks = [re.match(r"backbone\.layers\.(\d+)\.(\d+)\.", key) for key in official]

@@ -6,17 +6,16 @@ layer differs: it has background first where ours has it last.
 
 import re
 from itertools import product
-from typing import Dict, List
 
 from torch import Tensor
 
-StateDict = Dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 _CLASS_LAYER = "prediction_layers.0.conf_layer"
 _BOX_LAYER = "prediction_layers.0.bbox_layer"
 
 
-def _module_names() -> Dict[str, str]:
+def _module_names() -> dict[str, str]:
     """From the authors' modules to ours, for all backbones."""
     names = {
         "proto_net.0": "protonet.convs.0",
@@ -107,13 +106,13 @@ def from_plain_backbone(state_dict: StateDict) -> StateDict:
     return _rename(official, _OURS)
 
 
-def unknown_keys(state_dict: StateDict) -> List[str]:
+def unknown_keys(state_dict: StateDict) -> list[str]:
     """Keys that are names of neither the authors' code nor ours."""
     modules = {*_OURS, *_THEIRS}
     return [key for key in state_dict if key.rpartition(".")[0] not in modules]
 
 
-def _rename(state_dict: StateDict, names: Dict[str, str]) -> StateDict:
+def _rename(state_dict: StateDict, names: dict[str, str]) -> StateDict:
     renamed = {}
     for key, value in state_dict.items():
         module, _, leaf = key.rpartition(".")

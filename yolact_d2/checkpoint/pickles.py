@@ -2,7 +2,8 @@
 are long."""
 
 import pickle
-from typing import Any, BinaryIO, Callable, Dict
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 # What there is in pickles of tensors, arrays and plain values, of all protocols. Not there is what
 # makes objects of classes or sets, whose members are hashed.
@@ -35,7 +36,7 @@ class RestrictedUnpickler(pickle._Unpickler):
     its memo a file names, and hashes any key, which for tuples of tuples takes forever.
     """
 
-    def __init__(self, file: BinaryIO, size: int, allowed: Dict[str, Callable]):
+    def __init__(self, file: BinaryIO, size: int, allowed: dict[str, Callable]):
         """
         Args:
             file: what to read from.

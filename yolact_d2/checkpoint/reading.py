@@ -8,7 +8,7 @@ import io
 import math
 import os
 import zipfile
-from typing import Any, BinaryIO, Dict, NamedTuple, Optional
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class CheckpointMismatch(ValueError):
     """A checkpoint that is not one of this model."""
 
 
-def read_checkpoint(path: str) -> Dict[str, Any]:
+def read_checkpoint(path: str) -> dict[str, Any]:
     """Read a ``.pth`` file: what training saved, or a dict of tensors.
 
     Raises:
@@ -63,7 +63,7 @@ def read_checkpoint(path: str) -> Dict[str, Any]:
     return checkpoint
 
 
-def read_zoo_checkpoint(path: str) -> Dict[str, Any]:
+def read_zoo_checkpoint(path: str) -> dict[str, Any]:
     """Read a ``.pkl`` file of Detectron2's model zoo, of any age.
 
     Returns:
@@ -84,7 +84,7 @@ def read_zoo_checkpoint(path: str) -> Dict[str, Any]:
     return checkpoint
 
 
-def model_arrays(checkpoint: Dict[str, Any], path: str) -> Dict[str, Any]:
+def model_arrays(checkpoint: dict[str, Any], path: str) -> dict[str, Any]:
     """The tensors, or arrays, of a checkpoint of the file `path`.
 
     Raises:
@@ -219,7 +219,7 @@ class _Inspector(RestrictedUnpickler):
         }
         allowed.update((name, _StorageType(size)) for name, size in _STORAGES.items())
         super().__init__(file, size, allowed)
-        self.storages: Dict[str, int] = {}
+        self.storages: dict[str, int] = {}
 
     def persistent_load(self, pid: Any) -> _Storage:
         _, storage_type, key, _, numel, *view = pid
@@ -237,8 +237,7 @@ class _Inspector(RestrictedUnpickler):
             return _Storage(view_numel)
         return _Storage(numel)
 
-
-    def _counter(self, counts: Dict[Any, int]) -> PlainDict:
+    def _counter(self, counts: dict[Any, int]) -> PlainDict:
         self.dispatch.take(len(counts))  # which torch copies
         return PlainDict()
 
@@ -269,7 +268,7 @@ def _tensor(storage: _Storage, offset: int, size, stride, *_) -> _Tensor:
     return _Tensor()
 
 
-def _parameter(data: Optional[_Tensor] = None, *_) -> _Tensor:
+def _parameter(data: _Tensor | None = None, *_) -> _Tensor:
     return _Tensor()
 
 

@@ -2,7 +2,7 @@
 that the file names."""
 
 import math
-from typing import Any, BinaryIO, Dict
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from .pickles import Refused, RestrictedUnpickler
 _DTYPES = "b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8".split()
 
 
-def load_zoo_pickle(file: BinaryIO, size: int) -> Dict[str, Any]:
+def load_zoo_pickle(file: BinaryIO, size: int) -> dict[str, Any]:
     """
     Args:
         size: of the file, in bytes.
@@ -31,7 +31,7 @@ def load_zoo_pickle(file: BinaryIO, size: int) -> Dict[str, Any]:
     return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
 
 
-def _arrays(data: Any) -> Dict[str, Any]:
+def _arrays(data: Any) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError("it holds no dict of arrays")
     return {k: v.array if isinstance(v, _Array) else v for k, v in data.items()}

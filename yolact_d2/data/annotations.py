@@ -7,8 +7,9 @@ annotations of a COCO JSON. Masks are not rasterised for them: what claims to be
 import logging
 import math
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Number
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,8 +19,8 @@ from pycocotools import mask as mask_util
 from .images import displayed_size
 from .rle import read_runs, rle_size
 
-Annotation = Dict[str, Any]
-Size = Tuple[int, int]  # width, height, in pixels
+Annotation = dict[str, Any]
+Size = tuple[int, int]  # width, height, in pixels
 
 # By how much a box or a mask may leave the picture, in pixels. COCO's do by rounding errors, and
 # tools that count the border pixel in are off by one.
@@ -29,7 +30,7 @@ OUTSIDE_TOLERANCE = 1.0
 MIN_POLYGON_AREA = 0.1
 
 
-def why_refused(annotation: Annotation, size: Size) -> Optional[str]:
+def why_refused(annotation: Annotation, size: Size) -> str | None:
     """Why no run starts with an annotation, None if it may: it is broken, and who wrote it must say
     what it should be.
 
@@ -63,7 +64,7 @@ def why_refused(annotation: Annotation, size: Size) -> Optional[str]:
     return None
 
 
-def why_dict_refused(annotation: Annotation) -> Optional[str]:
+def why_dict_refused(annotation: Annotation) -> str | None:
     """What :func:`why_refused` does not look at, since Detectron2 takes care of it when it reads a
     COCO JSON: of a dataset dict that comes from elsewhere."""
     if annotation.get("bbox_mode") not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
@@ -80,7 +81,7 @@ def why_dict_refused(annotation: Annotation) -> Optional[str]:
     return None
 
 
-def why_unusable(annotation: Annotation, size: Size) -> Optional[str]:
+def why_unusable(annotation: Annotation, size: Size) -> str | None:
     """Why an annotation that is not refused is left out, None if it is used.
 
     Args:
@@ -101,7 +102,7 @@ def why_unusable(annotation: Annotation, size: Size) -> Optional[str]:
     return None
 
 
-def drop_unusable(dicts: Sequence[Dict[str, Any]]) -> List[Dict[str, Any]]:
+def drop_unusable(dicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Leave the annotations out that are of no use, and say so in one warning, with their numbers.
 
     Args:
@@ -127,7 +128,7 @@ def drop_unusable(dicts: Sequence[Dict[str, Any]]) -> List[Dict[str, Any]]:
     return kept_dicts
 
 
-def describe_dropped(dropped: Iterable[Tuple[str, str]]) -> str:
+def describe_dropped(dropped: Iterable[tuple[str, str]]) -> str:
     """How many of which kind, and an example of each.
 
     Args:
@@ -156,7 +157,7 @@ def evaluated(annotation: Annotation, size: Size) -> Annotation:
     return annotation
 
 
-def xyxy(annotation: Annotation) -> Tuple[float, float, float, float]:
+def xyxy(annotation: Annotation) -> tuple[float, float, float, float]:
     """The box; without "bbox_mode" it is [x, y, width, height], as in a COCO JSON."""
     x, y, a, b = annotation["bbox"]
     if annotation.get("bbox_mode", BoxMode.XYWH_ABS) == BoxMode.XYWH_ABS:
@@ -169,7 +170,7 @@ def clip_box(box: np.ndarray, size: Size) -> np.ndarray:
     return box.clip(0, np.tile(size, 2))
 
 
-def sound_polygons(segmentation: Iterable[Sequence[float]]) -> List[Sequence[float]]:
+def sound_polygons(segmentation: Iterable[Sequence[float]]) -> list[Sequence[float]]:
     """Polygons of 3 points or more, as Detectron2 chooses them when it reads a COCO JSON."""
     return [p for p in segmentation if len(p) >= 6 and len(p) % 2 == 0]
 
@@ -201,7 +202,7 @@ def _are_finite(values: Any) -> bool:
         return False
 
 
-def _why_rle_refused(rle: Dict[str, Any], size: Size) -> Optional[str]:
+def _why_rle_refused(rle: dict[str, Any], size: Size) -> str | None:
     try:
         width, height = rle_size(rle)
         if (width, height) != tuple(size):
@@ -212,7 +213,7 @@ def _why_rle_refused(rle: Dict[str, Any], size: Size) -> Optional[str]:
     return None
 
 
-def _why_mask_unusable(segmentation: Any, size: Size) -> Optional[str]:
+def _why_mask_unusable(segmentation: Any, size: Size) -> str | None:
     if isinstance(segmentation, dict):
         counts = segmentation["counts"]
         area = sum(counts[1::2]) if isinstance(counts, list) else mask_util.area(segmentation)
@@ -236,7 +237,7 @@ def _has_area(points: np.ndarray) -> bool:
     return enclosed >= MIN_POLYGON_AREA or hull_area(points) >= MIN_POLYGON_AREA
 
 
-def _size_of(record: Dict[str, Any]) -> Size:
+def _size_of(record: dict[str, Any]) -> Size:
     if "width" in record and "height" in record:
         return record["width"], record["height"]
     return displayed_size(record["file_name"])

@@ -6,7 +6,7 @@ three of them are held at a time.
 """
 
 import math
-from typing import List, Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ from detectron2.data import transforms as T
 from fvcore.transforms.transform import CropTransform, HFlipTransform, PadTransform
 
 
-def build_augmentation(cfg) -> List[T.Augmentation]:
+def build_augmentation(cfg) -> list[T.Augmentation]:
     """The augmentations that ``cfg.INPUT`` switches on, in the order of the paper."""
     aug, augmentations = cfg.INPUT.AUG, []
     if aug.PHOTOMETRIC:
@@ -45,7 +45,7 @@ def max_side(cfg) -> int:
 class ReduceTransform(T.ResizeTransform):
     """A resize of images that is bilinear without antialiasing, for 8 bits too."""
 
-    def apply_image(self, img: np.ndarray, interp: Optional[int] = None) -> np.ndarray:
+    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
         if interp is not None:  # of a mask
             return super().apply_image(img, interp)
         reduced = cv2.resize(img, (self.new_w, self.new_h), interpolation=cv2.INTER_LINEAR)
@@ -65,7 +65,7 @@ class LimitSize(T.Augmentation):
         return T.NoOpTransform() if reduced == size else ReduceTransform(*size, *reduced)
 
 
-def reduced_size(size: Tuple[int, int], factor: float) -> Tuple[int, int]:
+def reduced_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
     """(height, width) times a factor, if that is less than 1, each 1 or more."""
     if factor >= 1:
         return size
@@ -126,8 +126,8 @@ class RandomPhotometric(T.Augmentation):
         self,
         image_format: str,
         brightness: float = 32.0,
-        contrast: Tuple[float, float] = (0.5, 1.5),
-        saturation: Tuple[float, float] = (0.5, 1.5),
+        contrast: tuple[float, float] = (0.5, 1.5),
+        saturation: tuple[float, float] = (0.5, 1.5),
         hue: float = 18.0,
     ):
         """
@@ -215,7 +215,7 @@ class PatchTransform(CropTransform):
     """A crop that leaves the clipping of polygons to whoever rasterises them, so that shapely,
     which :class:`CropTransform` asks for, is not needed."""
 
-    def apply_polygons(self, polygons: List[np.ndarray]) -> List[np.ndarray]:
+    def apply_polygons(self, polygons: list[np.ndarray]) -> list[np.ndarray]:
         return [self.apply_coords(polygon) for polygon in polygons]
 
 
@@ -229,7 +229,7 @@ class RandomPatch(T.Augmentation):
     def __init__(
         self,
         min_ratio: float = 0.3,
-        aspect_ratios: Tuple[float, float] = (0.5, 2.0),
+        aspect_ratios: tuple[float, float] = (0.5, 2.0),
         keep_prob: float = 1 / 6,
         trials: int = 50,
     ):
@@ -292,7 +292,7 @@ def box_centers(boxes: np.ndarray) -> np.ndarray:
     return (boxes[:, :2] + boxes[:, 2:]) / 2
 
 
-def points_inside(points: np.ndarray, image_size: Tuple[int, int]) -> np.ndarray:
+def points_inside(points: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     """Which of the points (N, 2) lie inside an image of (height, width).
 
     Returns:

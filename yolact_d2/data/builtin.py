@@ -2,7 +2,7 @@
 
 import os
 from functools import partial
-from typing import Any, Dict, List
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
@@ -15,7 +15,7 @@ PASCAL_CLASSES = (
 ).split(", ")
 
 
-def _load_pascal_sbd(json_file: str, image_root: str) -> List[Dict[str, Any]]:
+def _load_pascal_sbd(json_file: str, image_root: str) -> list[dict[str, Any]]:
     # Without a dataset name, for then Detectron2 would read names of categories, and the JSON of
     # the authors' script has none.
     dicts = load_coco_json(json_file, image_root)

@@ -3,7 +3,7 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Dict, Optional
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
@@ -96,8 +96,8 @@ def check_dataset(cfg, name: str) -> None:
 
 
 def record_fault(
-    record: Dict[str, Any], num_classes: int, image_root: Optional[str] = None
-) -> Optional[str]:
+    record: dict[str, Any], num_classes: int, image_root: str | None = None
+) -> str | None:
     """What is wrong with a dataset dict or its image, if anything.
 
     Args:

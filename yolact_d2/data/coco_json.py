@@ -1,7 +1,7 @@
 """Reads files in COCO's format."""
 
 import json
-from typing import Any, Dict, List
+from typing import Any
 
 from detectron2.utils.file_io import PathManager
 
@@ -10,7 +10,7 @@ from .annotations import is_whole, why_refused
 LISTS = ("images", "annotations", "categories")
 
 
-def read_coco(path: str) -> Dict[str, List[Any]]:
+def read_coco(path: str) -> dict[str, list[Any]]:
     """Read a COCO JSON. Of its three lists only that they are there is checked.
 
     Raises:
@@ -27,7 +27,7 @@ def read_coco(path: str) -> Dict[str, List[Any]]:
     return coco
 
 
-def read_checked_coco(path: str) -> Dict[str, Any]:
+def read_checked_coco(path: str) -> dict[str, Any]:
     """A COCO file, with what Detectron2 and pycocotools rely on checked.
 
     Raises:
@@ -65,7 +65,7 @@ def read_checked_coco(path: str) -> Dict[str, Any]:
     return coco
 
 
-def _ids(path: str, kind: str, entries: List[Dict[str, Any]], keys) -> set:
+def _ids(path: str, kind: str, entries: list[dict[str, Any]], keys) -> set:
     """The ids of images, categories or annotations, all different, of entries with all `keys`."""
     ids = set()
     for place, entry in enumerate(entries):

@@ -1,7 +1,8 @@
 import contextlib
 import copy
 import logging
-from typing import Any, Dict, Iterator, List
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -29,7 +30,7 @@ class YOLACTDatasetMapper:
     def __init__(
         self,
         *,
-        augmentations: List[T.Augmentation],
+        augmentations: list[T.Augmentation],
         image_format: str,
         min_box_size: float,
         max_side: int = 2560,
@@ -57,7 +58,7 @@ class YOLACTDatasetMapper:
             "max_side": max_side(cfg),
         }
 
-    def __call__(self, dataset_dict: Dict[str, Any]) -> Dict[str, Any]:
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """
         Args:
             dataset_dict: one image, in Detectron2's dataset format, with the annotations that
@@ -74,7 +75,7 @@ class YOLACTDatasetMapper:
         with errors_named(dataset_dict["file_name"]):
             return self._map(copy.deepcopy(dataset_dict))
 
-    def _map(self, dataset_dict: Dict[str, Any]) -> Dict[str, Any]:
+    def _map(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         image = read_image(dataset_dict["file_name"], format=self.image_format)
         utils.check_image_size(dataset_dict, image)
         annotations = dataset_dict.pop("annotations", [])
@@ -82,7 +83,9 @@ class YOLACTDatasetMapper:
             raise ValueError("an object has no 'segmentation'; YOLACT needs masks")
         size = image.shape[1], image.shape[0]
         # Where :func:`drop_unusable` was not called, some could take any amount of memory.
-        annotations = [visible_annotation(a, size) for a in annotations if not why_unusable(a, size)]
+        annotations = [
+            visible_annotation(a, size) for a in annotations if not why_unusable(a, size)
+        ]
 
         boxes = np.array([a["bbox"] for a in annotations]).reshape(-1, 4)
         aug_input = T.AugInput(image, boxes=boxes)
@@ -124,7 +127,7 @@ class ImageMapper:
     """
 
     @configurable
-    def __init__(self, *, augmentations: List[T.Augmentation], image_format: str):
+    def __init__(self, *, augmentations: list[T.Augmentation], image_format: str):
         """
         Args:
             augmentations: applied to the image.
@@ -140,7 +143,7 @@ class ImageMapper:
             "image_format": cfg.INPUT.FORMAT,
         }
 
-    def __call__(self, dataset_dict: Dict[str, Any]) -> Dict[str, Any]:
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """
         Args:
             dataset_dict: one image, in Detectron2's dataset format.
@@ -179,7 +182,7 @@ def errors_named(file_name: str) -> Iterator[None]:
         raise ValueError(f"{file_name}: {type(error).__name__}: {error}") from error
 
 
-def visible_annotation(annotation: Dict[str, Any], size: Size) -> Dict[str, Any]:
+def visible_annotation(annotation: dict[str, Any], size: Size) -> dict[str, Any]:
     """What YOLACT needs of an annotation, as far as it is inside the image: its box as XYXY, its
     mask as RLE if it leaves the image.
 

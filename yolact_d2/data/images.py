@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from typing import Iterator, Optional, Tuple
+from collections.abc import Iterator
 
 import numpy as np
 from detectron2.data import detection_utils as utils
@@ -49,7 +49,7 @@ def read_image(path: str, format: str) -> np.ndarray:
         return utils.convert_PIL_to_numpy(turned, format)
 
 
-def displayed_size(path: str) -> Tuple[int, int]:
+def displayed_size(path: str) -> tuple[int, int]:
     """(width, height) of an image file as it will be read, from its header alone.
 
     Raises:
@@ -86,7 +86,7 @@ def _naming(path: str) -> Iterator[None]:
         raise UnreadableImage(f"{path} cannot be read as an image: {reason}") from error
 
 
-def _orientation(image: Image.Image) -> Optional[int]:
+def _orientation(image: Image.Image) -> int | None:
     """How EXIF says that the image is turned, if it does. In a PNG it may come behind the pixels,
     where only decoding all of it would tell: that is not looked for, nor are broken ones."""
     if image.format == "PNG" and _PNG_EXIF.isdisjoint(image.info):

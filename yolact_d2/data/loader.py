@@ -5,8 +5,9 @@ import contextlib
 import itertools
 import logging
 import random
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,11 +33,11 @@ _MAX_TRIALS = 10
 # So many are named in a warning.
 _MAX_NAMED = 10
 
-Batch = List[Dict[str, Any]]
-Mapper = Callable[[Dict[str, Any]], Dict[str, Any]]
+Batch = list[dict[str, Any]]
+Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-def build_train_loader(cfg, mapper: Optional[Mapper] = None) -> "TrainLoader":
+def build_train_loader(cfg, mapper: Mapper | None = None) -> "TrainLoader":
     """The loader of ``cfg.DATASETS.TRAIN``, with :class:`YOLACTDatasetMapper` if no other mapper is
     given.
 
@@ -54,7 +55,7 @@ def build_train_loader(cfg, mapper: Optional[Mapper] = None) -> "TrainLoader":
     return TrainLoader(loader, cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
 
 
-def training_dicts(cfg) -> List[Dict[str, Any]]:
+def training_dicts(cfg) -> list[dict[str, Any]]:
     """The dataset dicts of ``cfg.DATASETS.TRAIN`` with the annotations that can be trained on.
 
     Raises:
@@ -75,7 +76,7 @@ def training_dicts(cfg) -> List[Dict[str, Any]]:
     return dicts
 
 
-def becomes_too_small(record: Dict[str, Any], size: int, min_box_size: float) -> bool:
+def becomes_too_small(record: dict[str, Any], size: int, min_box_size: float) -> bool:
     """Whether a dataset dict has objects, and all are too small to be trained on once the image is
     `size` x `size`."""
     boxes = [xyxy(a) for a in record.get("annotations", []) if not a.get("iscrowd", 0)]
@@ -115,7 +116,7 @@ class TrainLoader:
                 self._report(x.pop("unreadable"))
             yield batch
 
-    def _report(self, reasons: List[str]) -> None:
+    def _report(self, reasons: list[str]) -> None:
         for reason in reasons:
             if reason not in self._unreadable:
                 self._unreadable.add(reason)
@@ -140,7 +141,7 @@ class NumberedSampler(Sampler):
         self._rank, self._world_size = comm.get_rank(), comm.get_world_size()
         self.first_batch = 0
 
-    def __iter__(self) -> Iterator[Tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         numbered = zip(itertools.count(self._rank, self._world_size), self._sampler)
         return itertools.islice(numbered, self.first_batch * self._batch_size, None)
 
@@ -160,7 +161,7 @@ class RepeatableDataset(Dataset):
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, place_and_index: Tuple[int, int]) -> Dict[str, Any]:
+    def __getitem__(self, place_and_index: tuple[int, int]) -> dict[str, Any]:
         """
         Returns:
             the example with the key "unreadable": why those that were tried before it were not
@@ -170,7 +171,7 @@ class RepeatableDataset(Dataset):
             UnreadableImage: if no picture can be read.
         """
         place, index = place_and_index
-        unreadable: List[str] = []
+        unreadable: list[str] = []
         with all_random_from(self._seed, place):
             for _ in range(_MAX_TRIALS):
                 try:
@@ -189,7 +190,7 @@ def build_test_loader(cfg, dataset_name: str) -> "TestLoader":
     return TestLoader(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
 
 
-def _mapped_or_reason(mapper: Mapper, dataset_dict: Dict[str, Any]) -> Dict[str, Any]:
+def _mapped_or_reason(mapper: Mapper, dataset_dict: dict[str, Any]) -> dict[str, Any]:
     try:
         return mapper(dataset_dict)
     except UnreadableImage as error:
@@ -215,7 +216,7 @@ class TestLoader:
         Raises:
             UnreadableImage: at the end, if no process could read any.
         """
-        reasons: List[str] = []
+        reasons: list[str] = []
         num_readable = 0
         for batch in self._loader:
             reasons += [x["unreadable"] for x in batch if "unreadable" in x]

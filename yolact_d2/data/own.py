@@ -1,6 +1,6 @@
 """One's own COCO JSON files as data sets, without writing Python."""
 
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -21,10 +21,10 @@ class Own(NamedTuple):
 
 def use_own_data(
     cfg: CfgNode,
-    train: Optional[Own],
-    val: Optional[Own],
+    train: Own | None,
+    val: Own | None,
     *,
-    trained_with: Optional[CfgNode] = None,
+    trained_with: CfgNode | None = None,
 ) -> None:
     """Register one's own data, and set up a config for it, in place.
 
@@ -43,8 +43,9 @@ def use_own_data(
     files = {own.json_file: read_checked_coco(own.json_file) for own in (train, val) if own}
     categories = {path: _categories(path, coco) for path, coco in files.items()}
     if train and val:
-        _check_equal(train.json_file, categories[train.json_file],
-                     val.json_file, categories[val.json_file])
+        _check_equal(
+            train.json_file, categories[train.json_file], val.json_file, categories[val.json_file]
+        )
     path, found = next(iter(categories.items()))
     ids = sorted(found)  # as Detectron2 numbers them
     names = [found[i] for i in ids]
@@ -78,7 +79,7 @@ def _register(name: str, own: Own) -> None:
     register_coco_instances(name, {}, own.json_file, own.image_root)
 
 
-def _categories(path: str, coco: Dict[str, Any]) -> Dict[int, str]:
+def _categories(path: str, coco: dict[str, Any]) -> dict[int, str]:
     """Names by id."""
     categories = {category["id"]: category["name"] for category in coco["categories"]}
     for key, name in categories.items():
@@ -87,7 +88,7 @@ def _categories(path: str, coco: Dict[str, Any]) -> Dict[int, str]:
     return categories
 
 
-def _check_equal(first: str, ours: Dict[int, str], second: str, theirs: Dict[int, str]) -> None:
+def _check_equal(first: str, ours: dict[int, str], second: str, theirs: dict[int, str]) -> None:
     differences = [
         f"only in {path}: " + ", ".join(f"{key} ({name})" for key, name in sorted(only))
         for path, only in (

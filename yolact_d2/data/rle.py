@@ -1,7 +1,7 @@
 """COCO's run-length encoded masks, read without rasterising them."""
 
 from numbers import Integral
-from typing import Any, Dict, Tuple, Union
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +10,7 @@ _MAX_PIXELS = 2**32
 _MAX_CHARACTERS = 7
 
 
-def rle_size(rle: Dict[str, Any]) -> Tuple[int, int]:
+def rle_size(rle: dict[str, Any]) -> tuple[int, int]:
     """(width, height) that an RLE claims.
 
     Raises:
@@ -26,7 +26,7 @@ def rle_size(rle: Dict[str, Any]) -> Tuple[int, int]:
     return size[1], size[0]
 
 
-def read_runs(rle: Dict[str, Any]) -> np.ndarray:
+def read_runs(rle: dict[str, Any]) -> np.ndarray:
     """
     Args:
         rle: compressed or not.
@@ -51,7 +51,7 @@ def read_runs(rle: Dict[str, Any]) -> np.ndarray:
     return runs.astype(np.int64)
 
 
-def decode_runs(counts: Union[str, bytes]) -> np.ndarray:
+def decode_runs(counts: str | bytes) -> np.ndarray:
     """The lengths of the runs that a compressed RLE of COCO stands for, (R,) int64.
 
     A number is a sequence of characters of six bits each, above "0", the least significant first:

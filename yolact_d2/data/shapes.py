@@ -16,7 +16,7 @@ import secrets
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,8 +26,8 @@ from numpy.random import Generator
 
 logger = logging.getLogger(__name__)
 
-Window = Tuple[slice, slice]  # y, x
-Scene = Tuple[np.ndarray, List[Dict[str, Any]]]  # labels and objects, see _random_scene
+Window = tuple[slice, slice]  # y, x
+Scene = tuple[np.ndarray, list[dict[str, Any]]]  # labels and objects, see _random_scene
 
 SHAPE_CLASSES = ("circle", "rectangle", "triangle", "star")
 SPLITS = ("train", "val")
@@ -58,7 +58,7 @@ BACKGROUND_GREY, BACKGROUND_TINT = (60, 195), 45.0  # grey levels; most deviatio
 BACKGROUND_CONTRAST = 40.0  # grey levels between the extremes of a background pattern
 
 
-def _polar(angles: np.ndarray, radii: Union[float, np.ndarray]) -> np.ndarray:
+def _polar(angles: np.ndarray, radii: float | np.ndarray) -> np.ndarray:
     """Points (P, 2) at the given angles (radians) and distances from the origin."""
     return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
@@ -79,7 +79,7 @@ def _random_outline(rng: Generator, shape_class: str) -> np.ndarray:
     return points / np.sqrt(cv2.contourArea(points.astype(np.float32)))
 
 
-def _window_around(outline: np.ndarray, canvas_shape: Tuple[int, int]) -> Window:
+def _window_around(outline: np.ndarray, canvas_shape: tuple[int, int]) -> Window:
     """Slices (y, x) of the canvas around an outline (P, 2), along the borders of image pixels."""
     low = np.floor((outline.min(axis=0) - 1) / SUPERSAMPLING).astype(int)
     high = np.ceil((outline.max(axis=0) + 2) / SUPERSAMPLING).astype(int)
@@ -87,7 +87,7 @@ def _window_around(outline: np.ndarray, canvas_shape: Tuple[int, int]) -> Window
     return slice(y0, min(y1, canvas_shape[0])), slice(x0, min(x1, canvas_shape[1]))
 
 
-def _mask_polygons(mask: np.ndarray) -> Optional[List[np.ndarray]]:
+def _mask_polygons(mask: np.ndarray) -> list[np.ndarray] | None:
     """Polygons (P, 2) around a mask (bool, h x w) in its pixels; None if it has a hole."""
     # cv2 runs contours through pixel centres, half a pixel inside the mask. Setting every *corner*
     # of a mask pixel instead makes the integer points of the contour true pixel corners.
@@ -101,7 +101,7 @@ def _mask_polygons(mask: np.ndarray) -> Optional[List[np.ndarray]]:
 
 def _describe_visible(
     labels: np.ndarray, number: int, window: Window, whole_area: float
-) -> Optional[Dict[str, Any]]:
+) -> dict[str, Any] | None:
     """The "polygons", "bbox" and "area" (image pixels) of what labels (canvas) show of an object.
 
     window: where on the canvas the whole object lies; whole_area: canvas pixels.
@@ -125,8 +125,8 @@ def _describe_visible(
 
 
 def _try_to_place(
-    labels: np.ndarray, objects: List[Dict[str, Any]], outline: np.ndarray, shape_class: int
-) -> Optional[Scene]:
+    labels: np.ndarray, objects: list[dict[str, Any]], outline: np.ndarray, shape_class: int
+) -> Scene | None:
     """Lay an outline (P, 2; canvas pixels) over a scene.
 
     Returns the new (labels, objects), or None where an object would then not be fit to annotate.
@@ -211,9 +211,7 @@ def _random_fill(rng: Generator, height: int, width: int, colour: np.ndarray) ->
     return colour + pattern[..., None] * (shade - colour)
 
 
-def _random_background(
-    rng: Generator, height: int, width: int, ends: np.ndarray
-) -> np.ndarray:
+def _random_background(rng: Generator, height: int, width: int, ends: np.ndarray) -> np.ndarray:
     """A ramp between two colours (2, 3) under noise and stripes or checks; (height, width, 3)."""
     pattern = _stripes(rng, height, width, period=rng.uniform(8, 40))
     if rng.random() < 0.5:  # two crossing sets of stripes make checks
@@ -223,7 +221,7 @@ def _random_background(
     return ramp + BACKGROUND_CONTRAST * pattern[..., None]
 
 
-def _paint(rng: Generator, labels: np.ndarray, objects: List[Dict[str, Any]]) -> np.ndarray:
+def _paint(rng: Generator, labels: np.ndarray, objects: list[dict[str, Any]]) -> np.ndarray:
     """The picture (uint8 BGR, image pixels) of a scene."""
     height, width = (side // SUPERSAMPLING for side in labels.shape)
     tints = rng.uniform(-BACKGROUND_TINT, BACKGROUND_TINT, size=(2, 3))
@@ -237,12 +235,12 @@ def _paint(rng: Generator, labels: np.ndarray, objects: List[Dict[str, Any]]) ->
         cover = cv2.resize(mask, (w, h), interpolation=cv2.INTER_AREA)[..., None]
         colours = np.concatenate([colours, [_distinct_colour(rng, colours)]])
         # Visible parts are disjoint on the canvas, so the covers of a pixel add up to at most 1.
-        change = _random_fill(rng, h, w, colours[-1]) - background[y:y + h, x:x + w]
-        picture[y:y + h, x:x + w] += cover * change
+        change = _random_fill(rng, h, w, colours[-1]) - background[y : y + h, x : x + w]
+        picture[y : y + h, x : x + w] += cover * change
     return np.clip(np.round(picture), 0, 255).astype(np.uint8)
 
 
-def _write_split(folder: Path, split: str, num_images: int, seed: int) -> Dict[str, Any]:
+def _write_split(folder: Path, split: str, num_images: int, seed: int) -> dict[str, Any]:
     """Write the pictures of a split into `folder`; returns its COCO dict."""
     images, annotations = [], []
     for index in range(num_images):
@@ -254,15 +252,26 @@ def _write_split(folder: Path, split: str, num_images: int, seed: int) -> Dict[s
             raise OSError(f"cannot write {folder / name}")
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         annotations += [
-            {"id": len(annotations) + i, "image_id": image_id, "category_id": thing["class"] + 1,
-             "segmentation": [polygon.ravel().tolist() for polygon in thing["polygons"]],
-             "bbox": thing["bbox"], "area": thing["area"], "iscrowd": 0}
+            {
+                "id": len(annotations) + i,
+                "image_id": image_id,
+                "category_id": thing["class"] + 1,
+                "segmentation": [polygon.ravel().tolist() for polygon in thing["polygons"]],
+                "bbox": thing["bbox"],
+                "area": thing["area"],
+                "iscrowd": 0,
+            }
             for i, thing in enumerate(objects, start=1)
         ]
     categories = [{"id": i, "name": name} for i, name in enumerate(SHAPE_CLASSES, start=1)]
     info = {"description": f"generated shapes, {split} split, seed {seed}"}
-    return {"info": info, "licenses": [], "images": images, "annotations": annotations,
-            "categories": categories}
+    return {
+        "info": info,
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
 
 
 def _move_folder(source: Path, target: Path) -> None:
@@ -307,11 +316,15 @@ def generate_shapes(
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _load_shapes(root: str, split: str, name: str) -> List[Dict[str, Any]]:
+def _load_shapes(root: str, split: str, name: str) -> list[dict[str, Any]]:
     """The detectron2 dicts of a split; generates the data set first if it is not there."""
     if not _json_path(root, split).is_file():
-        logger.info("Generating the shapes data set, %d train and %d val images, in %s",
-                    DEFAULT_NUM_TRAIN, DEFAULT_NUM_VAL, root)
+        logger.info(
+            "Generating the shapes data set, %d train and %d val images, in %s",
+            DEFAULT_NUM_TRAIN,
+            DEFAULT_NUM_VAL,
+            root,
+        )
         generate_shapes(root, DEFAULT_NUM_TRAIN, DEFAULT_NUM_VAL)
     return load_coco_json(str(_json_path(root, split)), str(Path(root) / split), name)
 
@@ -322,6 +335,9 @@ def register_shapes(root: str, prefix: str = "shapes") -> None:
         name = f"{prefix}_{split}"
         DatasetCatalog.register(name, partial(_load_shapes, root, split, name))
         MetadataCatalog.get(name).set(
-            json_file=str(_json_path(root, split)), image_root=str(Path(root) / split),
-            evaluator_type="coco", thing_classes=list(SHAPE_CLASSES),
-            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(SHAPE_CLASSES))})
+            json_file=str(_json_path(root, split)),
+            image_root=str(Path(root) / split),
+            evaluator_type="coco",
+            thing_classes=list(SHAPE_CLASSES),
+            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(SHAPE_CLASSES))},
+        )

@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import torch
 from detectron2.utils import comm
@@ -52,7 +52,7 @@ class TrainingCheckpointer(YOLACTCheckpointer):
         paths = [self._tagged(), *self._numbered(), final]
         return next((path for path in paths if os.path.isfile(path)), "")
 
-    def resume_or_load(self, path: str, *, resume: bool = True) -> Dict[str, Any]:
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """
         Args:
             path: where the weights come from, unless the run is resumed.
@@ -97,7 +97,7 @@ class TrainingCheckpointer(YOLACTCheckpointer):
     def _choose(self) -> str:
         """The one that is named as the last, or else the whole one of the last iteration; "" if
         there is none, damaged or not."""
-        reasons: List[str] = []
+        reasons: list[str] = []
         tagged = self._tagged()
         if os.path.isfile(tagged) and self._iteration(tagged, reasons) is not None:
             return tagged
@@ -115,7 +115,7 @@ class TrainingCheckpointer(YOLACTCheckpointer):
             raise CheckpointMismatch(f"no checkpoint can be resumed from: {'; '.join(reasons)}")
         return max(whole, key=found.get, default="")
 
-    def _iteration(self, path: str, reasons: List[str]) -> Optional[int]:
+    def _iteration(self, path: str, reasons: list[str]) -> int | None:
         """That of a whole checkpoint of a run; None, and one more of the reasons, for others."""
         try:
             checkpoint = read_checkpoint(path)
@@ -143,7 +143,7 @@ class TrainingCheckpointer(YOLACTCheckpointer):
             return ""
         return os.path.join(self.save_dir, name) if name and "\0" not in name else ""
 
-    def _numbered(self) -> List[str]:
+    def _numbered(self) -> list[str]:
         """model_0000999.pth and the like, the last iteration first."""
         found = {}
         for path in glob.glob(os.path.join(glob.escape(self.save_dir), "model_*.pth")):
@@ -153,7 +153,7 @@ class TrainingCheckpointer(YOLACTCheckpointer):
         return sorted(found, key=found.get, reverse=True)
 
 
-def _write(data: Dict[str, Any], path: str) -> None:
+def _write(data: dict[str, Any], path: str) -> None:
     """Save, down to the disk.
 
     Raises:

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from typing import Any, Callable, Dict, Iterable, List, Optional
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +25,11 @@ class GuardedTrainer(SimpleTrainer):
     def __init__(
         self,
         model: nn.Module,
-        data_loader: Iterable[List[Dict[str, Any]]],
+        data_loader: Iterable[list[dict[str, Any]]],
         optimizer: torch.optim.Optimizer,
         *,
         amp: bool = False,
-        seed: Optional[int] = None,
+        seed: int | None = None,
         max_skipped: int = 10,
         last_checkpoint: Callable[[], str] = lambda: "",
     ):
@@ -50,7 +51,7 @@ class GuardedTrainer(SimpleTrainer):
         self.max_skipped = max_skipped
         self.last_checkpoint = last_checkpoint
         self.num_skipped = 0
-        self._skipped_in_a_row: List[str] = []
+        self._skipped_in_a_row: list[str] = []
         self._checkpoint_before = ""  # the first of them
 
     def run_step(self) -> None:
@@ -96,7 +97,7 @@ class GuardedTrainer(SimpleTrainer):
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
 
-    def _skip(self, data: List[Dict[str, Any]], losses: Dict[str, Tensor]) -> None:
+    def _skip(self, data: list[dict[str, Any]], losses: dict[str, Tensor]) -> None:
         """Record a batch that was not used.
 
         Raises:
@@ -128,18 +129,21 @@ class GuardedTrainer(SimpleTrainer):
                 f"the losses or gradients of {in_a_row} batches in a row (SOLVER.MAX_SKIPPED) were "
                 f"not finite, up to iteration {self.iter}. Their images: "
                 f"{'; '.join(self._skipped_in_a_row)}. "
-                + (f"The last checkpoint before them is {checkpoint}" if checkpoint else
-                   "There is no checkpoint before them")
+                + (
+                    f"The last checkpoint before them is {checkpoint}"
+                    if checkpoint
+                    else "There is no checkpoint before them"
+                )
             )
 
-    def state_dict(self) -> Dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         state["num_skipped"] = self.num_skipped
         if self.grad_scaler is not None:
             state["grad_scaler"] = self.grad_scaler.state_dict()
         return state
 
-    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.num_skipped = state_dict.get("num_skipped", 0)
         if self.grad_scaler is not None and "grad_scaler" in state_dict:
@@ -159,7 +163,7 @@ def step_seed(seed: int, rank: int, iteration: int) -> int:
     return int(np.random.SeedSequence([seed, rank, iteration]).generate_state(1, np.uint64)[0])
 
 
-def image_name(x: Dict[str, Any]) -> str:
+def image_name(x: dict[str, Any]) -> str:
     """Of a dict of the data loader, for people: its image id and its file."""
     known = [str(x[key]) for key in ("image_id", "file_name") if key in x]
     return ": ".join(known) or "unknown"

@@ -4,7 +4,8 @@ import argparse
 import logging
 import os
 import sys
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -116,9 +117,7 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace, 
         raise
 
 
-def _main(
-    main: Callable[[argparse.Namespace], Any], args: argparse.Namespace, rank_0: str
-) -> None:
+def _main(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace, rank_0: str) -> None:
     with watch_ranks(rank_0):
         main(args)
     if dist.is_initialized():

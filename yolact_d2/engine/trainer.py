@@ -1,6 +1,5 @@
 import logging
 import weakref
-from typing import Optional
 
 from detectron2.engine import DefaultTrainer, create_ddp_model
 from detectron2.evaluation import DatasetEvaluator
@@ -41,9 +40,7 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
-        self.checkpointer = TrainingCheckpointer(
-            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
-        )
+        self.checkpointer = TrainingCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         on_cpu = {"device_ids": None} if model.device.type == "cpu" else {}
         self._trainer = GuardedTrainer(
             create_ddp_model(model, broadcast_buffers=False, **on_cpu),
@@ -88,6 +85,6 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(
-        cls, cfg, dataset_name: str, output_folder: Optional[str] = None
+        cls, cfg, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
         return build_evaluator(cfg, dataset_name, output_folder)

@@ -9,8 +9,8 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, Optional
 
 from detectron2.utils import comm
 
@@ -84,7 +84,7 @@ class _Link:
         # A worker of the data loader that outlives this process must not hold the connection.
         os.register_at_fork(after_in_child=connection.close)
 
-    def send(self, message: Dict[str, str]) -> None:
+    def send(self, message: dict[str, str]) -> None:
         # So few bytes, so seldom, that they always fit into the kernel's buffer: if not, the other
         # has read nothing for long, and `silent` ends it.
         try:
@@ -117,7 +117,7 @@ class _Link:
 class _Watch:
     """The thread of :func:`watch_ranks`."""
 
-    def __init__(self, links: List[_Link], interval: float, silent: float, grace: float):
+    def __init__(self, links: list[_Link], interval: float, silent: float, grace: float):
         self._links = links  # of rank 0, to all others; of the others, to rank 0
         self._interval = interval
         self._silent = silent
@@ -167,7 +167,7 @@ class _Watch:
             sys.stderr.flush()
             os._exit(1)
 
-    def _look_at_all(self, mine: Dict[str, str]) -> Dict[str, str]:
+    def _look_at_all(self, mine: dict[str, str]) -> dict[str, str]:
         """Rank 0: collect what all say, tell them how the run stands, and return it."""
         lost = self._lost()
         messages = [mine] + [link.message for link in self._links]
@@ -186,7 +186,7 @@ class _Watch:
                 pass  # the next look finds it gone
         return run
 
-    def _look_at_first(self, mine: Dict[str, str]) -> Dict[str, str]:
+    def _look_at_first(self, mine: dict[str, str]) -> dict[str, str]:
         """The other ranks: tell rank 0 about this one; return how rank 0 says that the run
         stands."""
         (link,) = self._links
@@ -201,7 +201,7 @@ class _Watch:
             pass  # likewise
         return {"state": RUNNING}
 
-    def _lost(self) -> Dict[int, str]:
+    def _lost(self) -> dict[int, str]:
         """Hear what the others say; which of them are gone, and how that shows."""
         lost = {}
         for link in self._links:
@@ -222,7 +222,7 @@ def _log(text: str) -> None:
         print(text, file=sys.stderr)
 
 
-def _connect(host: str, vanished: float) -> List[_Link]:
+def _connect(host: str, vanished: float) -> list[_Link]:
     """Of rank 0, the connections from all others, by rank; of the others, the one to rank 0."""
     rank, world_size = comm.get_rank(), comm.get_world_size()
     listener = _listen(world_size) if rank == 0 else None
@@ -249,16 +249,14 @@ def _listen(backlog: int) -> socket.socket:
     return socket.create_server(("", 0), backlog=backlog)
 
 
-def _accept(
-    listener: socket.socket, token: str, world_size: int, vanished: float
-) -> List[_Link]:
-    links: Dict[int, _Link] = {}
+def _accept(listener: socket.socket, token: str, world_size: int, vanished: float) -> list[_Link]:
+    links: dict[int, _Link] = {}
     end = time.monotonic() + _HANDSHAKE_SECONDS
     while len(links) < world_size - 1:
         listener.settimeout(max(end - time.monotonic(), 0.01))
         try:
             connection, _ = listener.accept()
-        except socket.timeout:
+        except TimeoutError:
             missing = sorted(set(range(1, world_size)) - set(links))
             raise ConnectionError(f"ranks {missing} have not connected to rank 0") from None
         rank = _greeting(connection, token)
@@ -269,7 +267,7 @@ def _accept(
     return [links[rank] for rank in sorted(links)]
 
 
-def _greeting(connection: socket.socket, token: str) -> Optional[int]:
+def _greeting(connection: socket.socket, token: str) -> int | None:
     """The rank that has connected; None if it is a stranger."""
     connection.settimeout(5.0)
     try:

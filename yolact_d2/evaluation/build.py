@@ -1,5 +1,4 @@
 import os
-from typing import Optional
 
 from detectron2.evaluation import DatasetEvaluator
 
@@ -7,9 +6,7 @@ from .coco import UsableCOCOEvaluator
 from .mask_scores import MaskScoreCOCOEvaluator
 
 
-def build_evaluator(
-    cfg, dataset_name: str, output_folder: Optional[str] = None
-) -> DatasetEvaluator:
+def build_evaluator(cfg, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
     """COCO's evaluation of boxes and masks for a config of this project.
 
     Args:

@@ -1,5 +1,4 @@
 import os
-from typing import Dict, List, Optional
 
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.structures import Instances
@@ -15,7 +14,7 @@ class MaskScoreCOCOEvaluator(DatasetEvaluators):
     "bbox" and "segm". (One alone ranks both by `scores`.)
     """
 
-    def __init__(self, dataset_name: str, output_dir: Optional[str] = None, **kwargs):
+    def __init__(self, dataset_name: str, output_dir: str | None = None, **kwargs):
         """
         Args:
             dataset_name, kwargs: see :class:`COCOEvaluator`.
@@ -32,7 +31,7 @@ class MaskScoreCOCOEvaluator(DatasetEvaluators):
         )
         super().__init__([self.boxes, self.masks])
 
-    def process(self, inputs: List[Dict], outputs: List[Dict]) -> None:
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """
         Args:
             inputs, outputs: of the model; see :meth:`COCOEvaluator.process`.

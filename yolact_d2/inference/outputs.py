@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from typing import Callable, Dict, Iterator, Optional, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -23,7 +23,7 @@ class WindowClosed(Exception):
     """The person who looks has seen enough."""
 
 
-def plan_pictures(paths: Sequence[str], output: str) -> Dict[str, str]:
+def plan_pictures(paths: Sequence[str], output: str) -> dict[str, str]:
     """The file that each picture's drawing is written to.
 
     Args:
@@ -36,17 +36,20 @@ def plan_pictures(paths: Sequence[str], output: str) -> Dict[str, str]:
     """
     if not os.path.isdir(output) and cv2.haveImageWriter(output):
         if len(paths) > 1:
-            raise ValueError(f"{output!r} is one file, but there are {len(paths)} pictures: "
-                             "name a folder")
+            raise ValueError(
+                f"{output!r} is one file, but there are {len(paths)} pictures: name a folder"
+            )
         plan = {paths[0]: output}
     else:
         plan = {path: os.path.join(output, _picture_name(path)) for path in paths}
-    sources: Dict[str, str] = {}
+    sources: dict[str, str] = {}
     pictures = {os.path.realpath(path) for path in paths}
     for path, target in plan.items():
         if target in sources:
-            raise ValueError(f"the drawings of {sources[target]!r} and {path!r} would both be "
-                             f"{target!r}: draw them one after the other")
+            raise ValueError(
+                f"the drawings of {sources[target]!r} and {path!r} would both be "
+                f"{target!r}: draw them one after the other"
+            )
         if os.path.realpath(target) in pictures:
             raise ValueError(f"{target!r} is one of the pictures: choose another output")
         sources[target] = path
@@ -73,15 +76,16 @@ def plan_video(source: str, output: str) -> str:
         stem = os.path.splitext(os.path.basename(source))[0].replace(" ", "_")
         output = os.path.join(output, f"{stem}.mp4")
     elif ending not in VIDEO_CODECS:
-        raise ValueError(f"cannot write {output!r}: a video must end with one of "
-                         f"{', '.join(VIDEO_CODECS)}")
+        raise ValueError(
+            f"cannot write {output!r}: a video must end with one of {', '.join(VIDEO_CODECS)}"
+        )
     if os.path.realpath(output) == os.path.realpath(source):
         raise ValueError(f"{output!r} is the video itself: choose another output")
     return output
 
 
 @contextlib.contextmanager
-def picture_files(plan: Dict[str, str]) -> Iterator[Sink]:
+def picture_files(plan: dict[str, str]) -> Iterator[Sink]:
     """Writes each drawing to its file, see :func:`plan_pictures`."""
 
     def write(frame: Frame, drawing: np.ndarray) -> None:
@@ -103,7 +107,7 @@ def video_file(path: str, fps: float) -> Iterator[Sink]:
         path: see :func:`plan_video`.
         fps: frames per second.
     """
-    writer: Optional[cv2.VideoWriter] = None
+    writer: cv2.VideoWriter | None = None
     size = None
 
     def write(frame: Frame, drawing: np.ndarray) -> None:

@@ -3,7 +3,8 @@
 import itertools
 import queue
 import threading
-from typing import Callable, Iterable, Iterator, List, Tuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 from detectron2.structures import Instances
@@ -26,7 +27,7 @@ class Stages:
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
-        self._threads: List[threading.Thread] = []
+        self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> "Stages":
         return self
@@ -79,7 +80,7 @@ class Stages:
         return read()
 
 
-def batched(items: Iterable[T], size: int) -> Iterator[List[T]]:
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Lists of `size` items, the last of which may be shorter."""
     items = iter(items)
     while batch := list(itertools.islice(items, size)):
@@ -92,14 +93,14 @@ def process(
     predictor: Predictor,
     draw: Callable[[np.ndarray, Instances], np.ndarray],
     batch_size: int,
-) -> Iterator[Tuple[Frame, Instances, np.ndarray]]:
+) -> Iterator[tuple[Frame, Instances, np.ndarray]]:
     """Frames with what was found in them and a drawing of it, in order.
 
     While one is used, the next is drawn, those after it go through the model, and those after them
     are read. Masks of large frames are large, so no more than one batch waits for its drawing.
     """
 
-    def predict(batch: List[Frame]) -> List[Tuple[Frame, Instances]]:
+    def predict(batch: list[Frame]) -> list[tuple[Frame, Instances]]:
         return list(zip(batch, predictor.predict([frame.image for frame in batch])))
 
     read = stages.ahead(frames, batch_size)

@@ -1,5 +1,5 @@
 import logging
-from typing import List, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ class Predictor:
         return self.predict([image])[0]
 
     @torch.no_grad()
-    def predict(self, images: Sequence[np.ndarray]) -> List[Instances]:
+    def predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
         """As :meth:`__call__`, of several images, which may differ in size, in one batch."""
         outputs = self.model([{"image": self._tensor(image)} for image in images])
         return [output["instances"].to("cpu") for output in outputs]

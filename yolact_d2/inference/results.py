@@ -2,7 +2,7 @@
 
 import json
 import os
-from typing import Any, Dict, List
+from typing import Any
 
 from detectron2.data.catalog import Metadata
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
@@ -12,7 +12,7 @@ from ..files import whole_file
 from .sources import Frame
 
 
-def coco_results(frame: Frame, instances: Instances, metadata: Metadata) -> List[Dict[str, Any]]:
+def coco_results(frame: Frame, instances: Instances, metadata: Metadata) -> list[dict[str, Any]]:
     """One dict for each object, as pycocotools' `loadRes` takes them.
 
     Args:
@@ -36,7 +36,7 @@ def coco_results(frame: Frame, instances: Instances, metadata: Metadata) -> List
     return results
 
 
-def write_results(path: str, results: List[Dict[str, Any]]) -> None:
+def write_results(path: str, results: list[dict[str, Any]]) -> None:
     """Write all results at once."""
     with whole_file(path) as partial, open(partial, "w") as file:
         json.dump(results, file)

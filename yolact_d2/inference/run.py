@@ -1,6 +1,6 @@
 import time
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Dict, List, NamedTuple, Optional, Union
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -28,13 +28,11 @@ _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fm
 class Done(NamedTuple):
     num_frames: int
     seconds: float
-    results: List[Dict[str, Any]]
+    results: list[dict[str, Any]]
     """See :func:`coco_results`."""
 
 
-def open_output(
-    source: Union[Pictures, Video], output: Optional[str]
-) -> AbstractContextManager[Sink]:
+def open_output(source: Pictures | Video, output: str | None) -> AbstractContextManager[Sink]:
     """Where the drawings of a source go, checked as far as that can be done before there are any.
 
     Args:
@@ -58,8 +56,8 @@ def open_output(
 
 def annotate(
     predictor: Predictor,
-    source: Union[Pictures, Video],
-    output: Optional[AbstractContextManager[Sink]],
+    source: Pictures | Video,
+    output: AbstractContextManager[Sink] | None,
     *,
     batch_size: int,
     keep_results: bool = False,

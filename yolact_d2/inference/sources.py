@@ -2,7 +2,8 @@
 
 import glob
 import os
-from typing import Iterator, List, NamedTuple, Sequence, Tuple, Union
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,7 +27,7 @@ class Frame(NamedTuple):
     """(H, W, 3) uint8, BGR."""
 
 
-def find_pictures(inputs: Sequence[str]) -> List[str]:
+def find_pictures(inputs: Sequence[str]) -> list[str]:
     """The picture files that are meant by files, folders and globs, each once.
 
     Args:
@@ -58,12 +59,12 @@ def find_pictures(inputs: Sequence[str]) -> List[str]:
     return list(dict.fromkeys(found))
 
 
-def _pictures_in(folder: str) -> List[str]:
+def _pictures_in(folder: str) -> list[str]:
     paths = [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
     return [p for p in paths if p.lower().endswith(PICTURE_SUFFIXES) and os.path.isfile(p)]
 
 
-def picture_ids(paths: Sequence[str]) -> List[int]:
+def picture_ids(paths: Sequence[str]) -> list[int]:
     """The image ids of picture files: the numbers that they are called by, as COCO's are, if all
     are called by numbers, and by different ones; else their places, from 0."""
     stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
@@ -83,7 +84,7 @@ class Pictures:
 
     def __init__(self, paths: Sequence[str]):
         self.paths = list(paths)
-        self.failed: List[Tuple[str, str]] = []
+        self.failed: list[tuple[str, str]] = []
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -106,7 +107,7 @@ class Video:
         failed: (path, reason), if the file ended too early.
     """
 
-    def __init__(self, source: Union[str, int]):
+    def __init__(self, source: str | int):
         """
         Args:
             source: a path, or the number of a camera.
@@ -118,7 +119,7 @@ class Video:
         self.name = f"camera {source}" if self.is_camera else source
         if not self.is_camera and not os.path.isfile(source):
             raise ValueError(f"there is no video file {source!r}")
-        self.failed: List[Tuple[str, str]] = []
+        self.failed: list[tuple[str, str]] = []
         self._capture = cv2.VideoCapture(source)
         # Only reading tells a video from what merely opens.
         there, self._first = self._capture.read()

@@ -1,7 +1,7 @@
 from .anchors import YOLACTAnchorGenerator
 from .backbone import (
-    DarkNet,
     YOLACTFPN,
+    DarkNet,
     build_darknet53_backbone,
     build_yolact_darknet53_fpn_backbone,
     build_yolact_resnet_fpn_backbone,

@@ -1,5 +1,5 @@
 import math
-from typing import List, Sequence
+from collections.abc import Sequence
 
 import torch
 from detectron2.config import configurable
@@ -80,7 +80,7 @@ class YOLACTAnchorGenerator(nn.Module):
         )
 
     @classmethod
-    def from_config(cls, cfg, input_shape: List[ShapeSpec]):
+    def from_config(cls, cfg, input_shape: list[ShapeSpec]):
         levels = len(input_shape)
         params = {}
         for key in ("SIZES", "ASPECT_RATIOS"):
@@ -98,11 +98,11 @@ class YOLACTAnchorGenerator(nn.Module):
         }
 
     @property
-    def num_cell_anchors(self) -> List[int]:
+    def num_cell_anchors(self) -> list[int]:
         """Number of anchors of a cell, for each level."""
         return [len(anchors) for anchors in self.cell_anchors]
 
-    def forward(self, features: List[Tensor]) -> List[Boxes]:
+    def forward(self, features: list[Tensor]) -> list[Boxes]:
         """
         Args:
             features: maps of shape (N, C, Hi, Wi), one for each level.

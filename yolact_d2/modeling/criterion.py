@@ -1,4 +1,5 @@
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from detectron2.config import configurable
@@ -57,12 +58,12 @@ class YOLACTCriterion(nn.Module):
         *,
         box2box_transform: Box2BoxTransform,
         num_classes: int,
-        iou_thresholds: Tuple[float, float] = (0.4, 0.5),
+        iou_thresholds: tuple[float, float] = (0.4, 0.5),
         crowd_overlap_thresh: float = 0.7,
         negatives_per_positive: int = 3,
         max_mask_positives: int = 100,
         min_mask_iou_area: int = 25,
-        loss_weights: Dict[str, float],
+        loss_weights: dict[str, float],
     ):
         """
         Args:
@@ -112,8 +113,8 @@ class YOLACTCriterion(nn.Module):
         prototypes: Tensor,
         sem_seg_logits: Tensor,
         gt_instances: Sequence[Instances],
-        mask_iou_head: Optional[MaskIoUHead] = None,
-    ) -> Dict[str, Tensor]:
+        mask_iou_head: MaskIoUHead | None = None,
+    ) -> dict[str, Tensor]:
         """
         Args:
             anchors: A anchors, the same for all images, relative to the image (0..1).
@@ -185,8 +186,8 @@ class YOLACTCriterion(nn.Module):
         self,
         anchors: Boxes,
         deltas: Tensor,
-        targets: List[AnchorTargets],
-        gt_boxes: List[Boxes],
+        targets: list[AnchorTargets],
+        gt_boxes: list[Boxes],
     ) -> Tensor:
         losses = []
         for deltas_i, target, boxes in zip(deltas, targets, gt_boxes):
@@ -200,10 +201,10 @@ class YOLACTCriterion(nn.Module):
         self,
         prototypes: Tensor,
         coefficients: Tensor,
-        targets: List[AnchorTargets],
-        gt_boxes: List[Boxes],
+        targets: list[AnchorTargets],
+        gt_boxes: list[Boxes],
         objects: Sequence[Instances],
-    ) -> List[MaskSamples]:
+    ) -> list[MaskSamples]:
         size = tuple(prototypes.shape[2:])
         samples = []
         for prototypes_i, coefficients_i, target, boxes, gt in zip(
@@ -224,7 +225,7 @@ class YOLACTCriterion(nn.Module):
             )
         return samples
 
-    def _mask_iou_loss(self, samples: List[MaskSamples], mask_iou_head: MaskIoUHead) -> Tensor:
+    def _mask_iou_loss(self, samples: list[MaskSamples], mask_iou_head: MaskIoUHead) -> Tensor:
         # Here, as in the authors' code, a subset does not stand for all.
         large = [s.gt_masks.sum(dim=(1, 2)) > self.min_mask_iou_area for s in samples]
         masks = torch.cat([s.masks[keep] for s, keep in zip(samples, large)])
@@ -240,7 +241,7 @@ class YOLACTCriterion(nn.Module):
         return torch.stack(losses).sum()
 
 
-def split_crowds(gt: Instances) -> Tuple[Instances, Instances]:
+def split_crowds(gt: Instances) -> tuple[Instances, Instances]:
     """Part the ground truth of an image into its objects and its crowd regions."""
     if not gt.has("gt_iscrowd"):
         return gt, gt[:0]
@@ -250,7 +251,7 @@ def split_crowds(gt: Instances) -> Tuple[Instances, Instances]:
     return gt[~is_crowd], gt[is_crowd]
 
 
-def relative_boxes(boxes: Boxes, image_size: Tuple[int, int]) -> Boxes:
+def relative_boxes(boxes: Boxes, image_size: tuple[int, int]) -> Boxes:
     """Boxes in pixels of an image of (height, width), in units of its sides (0..1)."""
     relative = boxes.tensor.clone()
     relative[:, 0::2] /= image_size[1]

@@ -1,4 +1,4 @@
-from typing import List, NamedTuple
+from typing import NamedTuple
 
 import torch
 from detectron2.config import configurable
@@ -47,9 +47,7 @@ class YOLACTHead(nn.Module):
         self.num_classes = num_classes
         self.num_prototypes = num_prototypes
         self.conv = Conv2d(in_channels, conv_dim, kernel_size=3, padding=1, activation=F.relu)
-        self.cls_score = Conv2d(
-            conv_dim, num_anchors * (num_classes + 1), kernel_size=3, padding=1
-        )
+        self.cls_score = Conv2d(conv_dim, num_anchors * (num_classes + 1), kernel_size=3, padding=1)
         self.bbox_pred = Conv2d(conv_dim, num_anchors * 4, kernel_size=3, padding=1)
         self.mask_coefficients = Conv2d(
             conv_dim, num_anchors * num_prototypes, kernel_size=3, padding=1
@@ -57,7 +55,7 @@ class YOLACTHead(nn.Module):
         xavier_uniform_init(self)
 
     @classmethod
-    def from_config(cls, cfg, input_shape: List[ShapeSpec]):
+    def from_config(cls, cfg, input_shape: list[ShapeSpec]):
         num_anchors = build_anchor_generator(cfg, input_shape).num_cell_anchors
         if len(set(num_anchors)) != 1:
             raise ValueError(
@@ -72,7 +70,7 @@ class YOLACTHead(nn.Module):
             "num_prototypes": cfg.MODEL.YOLACT.PROTONET.NUM_PROTOTYPES,
         }
 
-    def forward(self, features: List[Tensor]) -> DensePredictions:
+    def forward(self, features: list[Tensor]) -> DensePredictions:
         """
         Args:
             features: maps of shape (N, in_channels, Hi, Wi), finest first.
@@ -82,9 +80,7 @@ class YOLACTHead(nn.Module):
             x = self.conv(feature)
             logits.append(permute_to_N_HWA_K(self.cls_score(x), self.num_classes + 1))
             deltas.append(permute_to_N_HWA_K(self.bbox_pred(x), 4))
-            coefficients.append(
-                permute_to_N_HWA_K(self.mask_coefficients(x), self.num_prototypes)
-            )
+            coefficients.append(permute_to_N_HWA_K(self.mask_coefficients(x), self.num_prototypes))
         return DensePredictions(
             logits=torch.cat(logits, dim=1),
             deltas=torch.cat(deltas, dim=1),

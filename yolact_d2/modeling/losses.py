@@ -3,8 +3,6 @@
 Their caller, :class:`YOLACTCriterion`, divides them.
 """
 
-from typing import Tuple
-
 import torch
 from detectron2.structures import Boxes
 from torch import Tensor
@@ -56,7 +54,7 @@ def box_regression_loss(deltas: Tensor, gt_deltas: Tensor) -> Tensor:
     return F.smooth_l1_loss(deltas, gt_deltas, reduction="sum")
 
 
-def downsample_masks(masks: Tensor, size: Tuple[int, int]) -> Tensor:
+def downsample_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Ground-truth masks on a coarser grid: bilinear without antialiasing, then > 0.5.
 
     Args:
@@ -69,9 +67,7 @@ def downsample_masks(masks: Tensor, size: Tuple[int, int]) -> Tensor:
     small = masks.new_empty((len(masks), *size), dtype=torch.bool)
     chunk = max(1, _MAX_FLOAT_PIXELS // (masks.shape[1] * masks.shape[2]))
     for part, out in zip(masks.split(chunk), small.split(chunk)):
-        soft = F.interpolate(
-            part[:, None].float(), size=size, mode="bilinear", align_corners=False
-        )
+        soft = F.interpolate(part[:, None].float(), size=size, mode="bilinear", align_corners=False)
         torch.gt(soft[:, 0], 0.5, out=out)
     return small
 
@@ -88,7 +84,9 @@ def mask_loss(masks: Tensor, gt_masks: Tensor, gt_boxes: Tensor) -> Tensor:
     Returns:
         scalar, NaN if a mask has one.
     """
-    if masks.sum().isnan():  # which binary_cross_entropy does not take: on a GPU it ends the process
+    if (
+        masks.sum().isnan()
+    ):  # which binary_cross_entropy does not take: on a GPU it ends the process
         return masks.sum()
     # Not from logits: where the crop or the rounding of the sigmoid makes the prediction 0 or 1, a
     # wrong cell costs 100, where the logarithm is clamped, as it does in the authors' code.

@@ -1,4 +1,4 @@
-from typing import Sequence
+from collections.abc import Sequence
 
 from detectron2.config import configurable
 from detectron2.layers import Conv2d

@@ -2,7 +2,6 @@
 
 import math
 import mmap
-from typing import Tuple
 
 import torch
 from torch import Tensor
@@ -75,7 +74,7 @@ def soft_masks(prototypes: Tensor, coefficients: Tensor, boxes: Tensor) -> Tenso
     return assemble_masks(prototypes, coefficients).sigmoid() * inside
 
 
-def scale_boxes(boxes: Tensor, size: Tuple[int, int]) -> Tensor:
+def scale_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """From boxes relative to the image to boxes in a grid or picture of (height, width)."""
     scaled = boxes.clone()
     scaled[:, 0::2] *= size[1]
@@ -83,7 +82,7 @@ def scale_boxes(boxes: Tensor, size: Tuple[int, int]) -> Tensor:
     return scaled
 
 
-def scale_and_clip(boxes: Tensor, size: Tuple[int, int]) -> Tensor:
+def scale_and_clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """From boxes relative to the image to boxes in an image of some size.
 
     As in the authors' ``sanitize_coordinates``, the upper left corner is clipped at 0 and the lower
@@ -104,7 +103,7 @@ def scale_and_clip(boxes: Tensor, size: Tuple[int, int]) -> Tensor:
     return clipped
 
 
-def paste_masks(masks: Tensor, boxes: Tensor, size: Tuple[int, int]) -> Tensor:
+def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """The masks of the detections in a picture, in the way that suits the device.
 
     A pixel is only set if its centre lies among the cells that :func:`inside_boxes` lets in. So no
@@ -126,7 +125,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: Tuple[int, int]) -> Tensor:
     return resize_masks(masks, size)
 
 
-def resize_masks(masks: Tensor, size: Tuple[int, int]) -> Tensor:
+def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize soft masks bilinearly and threshold them at 0.5.
 
     Args:
@@ -144,7 +143,7 @@ def resize_masks(masks: Tensor, size: Tuple[int, int]) -> Tensor:
     return resized
 
 
-def resize_cropped_masks(masks: Tensor, boxes: Tensor, size: Tuple[int, int]) -> Tensor:
+def resize_cropped_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """:func:`resize_masks` of masks that are zero outside their boxes, on a CPU.
 
     Only what the boxes cover is computed, one mask after the other, and only that part of the
@@ -180,7 +179,7 @@ def resize_cropped_masks(masks: Tensor, boxes: Tensor, size: Tuple[int, int]) ->
     return resized
 
 
-def lazy_zeros(shape: Tuple[int, ...]) -> Tensor:
+def lazy_zeros(shape: tuple[int, ...]) -> Tensor:
     """A bool tensor on the CPU of zeros that take up memory only where they are written to.
 
     `torch.zeros` fills them in. `numpy.zeros` does not, but asks for large pages, which take more

@@ -1,6 +1,6 @@
 """Which anchor is responsible for which ground truth: pure functions of boxes."""
 
-from typing import List, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 from detectron2.structures import Boxes, pairwise_ioa, pairwise_iou
@@ -60,7 +60,7 @@ def largest_overlap(boxes: Boxes, anchors: Boxes) -> Tensor:
     return torch.stack([pairwise_ioa(part, anchors).amax(dim=0) for part in parts]).amax(dim=0)
 
 
-def _parts(boxes: Boxes, num_anchors: int) -> List[Boxes]:
+def _parts(boxes: Boxes, num_anchors: int) -> list[Boxes]:
     chunk = max(1, _MAX_PAIRS // max(1, num_anchors))
     return [Boxes(part) for part in boxes.tensor.split(chunk)]
 
@@ -71,7 +71,7 @@ def match_anchors(
     crowd_boxes: Boxes,
     iou_thresholds: Sequence[float],
     crowd_overlap_thresh: float,
-) -> Tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Match the anchors of one image (the authors' ``match``).
 
     Args:

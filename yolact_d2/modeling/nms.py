@@ -1,6 +1,7 @@
 """Non-maximum suppression: Fast NMS and its variants, chosen by name from a registry."""
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from detectron2.utils.registry import Registry

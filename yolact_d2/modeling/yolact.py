@@ -1,6 +1,6 @@
 import logging
 import math
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.config import configurable
@@ -63,7 +63,7 @@ class YOLACT(DenseDetector):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         nms: Callable[..., Detections],
-        mask_iou_head: Optional[MaskIoUHead] = None,
+        mask_iou_head: MaskIoUHead | None = None,
         test_anchor_score_thresh: float = 0.05,
         test_nms_thresh: float = 0.5,
         test_topk_candidates: int = 200,
@@ -173,7 +173,7 @@ class YOLACT(DenseDetector):
             "new_classes": cfg.MODEL.YOLACT.NEW_CLASSES,
         }
 
-    def load_state_dict(self, state_dict: Dict[str, Tensor], strict: bool = True, **kwargs):
+    def load_state_dict(self, state_dict: dict[str, Tensor], strict: bool = True, **kwargs):
         """Load a checkpoint of this project or of the authors' code, or a backbone's.
 
         Raises:
@@ -188,7 +188,7 @@ class YOLACT(DenseDetector):
             strict = False
         return super().load_state_dict(fitted, strict, **kwargs)
 
-    def forward(self, batched_inputs: List[Dict]):
+    def forward(self, batched_inputs: list[dict]):
         """
         Args:
             batched_inputs: a list, one dict for each image, with
@@ -213,7 +213,7 @@ class YOLACT(DenseDetector):
         # On a CPU tensors of more images than one leave the cache, which costs more than it saves.
         return [result for x in batched_inputs for result in self.forward_batch([x])]
 
-    def forward_batch(self, batched_inputs: List[Dict]):
+    def forward_batch(self, batched_inputs: list[dict]):
         """:meth:`forward`, with all images in one batch."""
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images)
@@ -239,7 +239,7 @@ class YOLACT(DenseDetector):
                 )
             return self.forward_inference(anchors, predictions, prototypes, batched_inputs)
 
-    def preprocess_image(self, batched_inputs: List[Dict]) -> Tensor:
+    def preprocess_image(self, batched_inputs: list[dict]) -> Tensor:
         """Resize to S x S, normalise and batch the images.
 
         Returns:
@@ -267,7 +267,7 @@ class YOLACT(DenseDetector):
             images = images.contiguous(memory_format=torch.channels_last)
         return images
 
-    def _ground_truth(self, x: Dict) -> Instances:
+    def _ground_truth(self, x: dict) -> Instances:
         if "instances" not in x:
             raise ValueError(f"no ground truth in training, only {sorted(x)}")
         gt = x["instances"].to(self.device)
@@ -286,8 +286,8 @@ class YOLACT(DenseDetector):
         anchors: Boxes,
         predictions: DensePredictions,
         prototypes: Tensor,
-        batched_inputs: List[Dict],
-    ) -> List[Dict[str, Instances]]:
+        batched_inputs: list[dict],
+    ) -> list[dict[str, Instances]]:
         """
         Args:
             anchors: A anchors, the same for all images.
@@ -311,7 +311,7 @@ class YOLACT(DenseDetector):
         anchors: Boxes,
         predictions: DensePredictions,
         prototypes: Tensor,
-        output_size: Tuple[int, int],
+        output_size: tuple[int, int],
     ) -> Instances:
         """
         Args:
@@ -335,7 +335,7 @@ class YOLACT(DenseDetector):
 
     def detect(
         self, anchors: Boxes, predictions: DensePredictions
-    ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The detections of one image, best first: all of the result but the masks.
 
         Args:

@@ -1,7 +1,7 @@
 """Figures of how masks come about. Nothing here needs a display."""
 
 import math
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes

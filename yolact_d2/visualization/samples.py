@@ -3,7 +3,8 @@
 import json
 import os
 import tempfile
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from detectron2.data.datasets import load_coco_json
@@ -12,7 +13,7 @@ from detectron2.utils.visualizer import Visualizer
 
 from ..data.dataset_mapper import YOLACTDatasetMapper
 
-Record = Dict[str, Any]
+Record = dict[str, Any]
 
 
 def augmented_samples(
@@ -22,7 +23,7 @@ def augmented_samples(
     categories: Sequence[Record],
     image_root: str,
     num_samples: int,
-) -> Iterator[Tuple[str, np.ndarray]]:
+) -> Iterator[tuple[str, np.ndarray]]:
     """Draw images evenly picked from a COCO dataset as the mapper gives them to the model.
 
     Args:
@@ -51,7 +52,7 @@ def augmented_samples(
         yield os.path.relpath(record["file_name"], image_root), drawing
 
 
-def _load(coco: Dict[str, List[Record]], image_root: str) -> List[Record]:
+def _load(coco: dict[str, list[Record]], image_root: str) -> list[Record]:
     """The dataset dicts, as Detectron2 reads them; classes are numbered in the order of ids."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "samples.json")

@@ -1,7 +1,7 @@
 """Many pictures in one."""
 
 import math
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 

@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.utils.file_io import PathManager
@@ -25,7 +26,7 @@ class Curve(NamedTuple):
 class Run(NamedTuple):
     """What a run recorded."""
 
-    curves: Dict[str, Curve]
+    curves: dict[str, Curve]
     """By name, such as "loss_mask" or "segm/AP"."""
     num_unreadable: int
     """Lines that are not JSON: the last one of a run that was killed."""
@@ -65,7 +66,7 @@ def read_run(path: str) -> Run:
     return Run({name: _curve(records, name) for name in names}, num_unreadable)
 
 
-def read_line(line: str) -> Optional[Dict[str, Any]]:
+def read_line(line: str) -> dict[str, Any] | None:
     """The metrics of a line; None if it is cut off.
 
     When a killed run is resumed, the new line goes on where the old one ends.
@@ -78,7 +79,7 @@ def read_line(line: str) -> Optional[Dict[str, Any]]:
     return record if is_record else None
 
 
-def _curve(records: Sequence[Dict[str, Any]], name: str) -> Curve:
+def _curve(records: Sequence[dict[str, Any]], name: str) -> Curve:
     points = [(r["iteration"], r[name]) for r in records if isinstance(r.get(name), (int, float))]
     points = np.array(points, dtype=float).reshape(-1, 2)
     points = points[np.isfinite(points[:, 1])]  # AP is NaN where there is no object
@@ -94,7 +95,7 @@ def moving_average(values: np.ndarray, window: int) -> np.ndarray:
     return (sums[last] - sums[first]) / (last - first)
 
 
-def shown_metrics(runs: Sequence[Run]) -> List[str]:
+def shown_metrics(runs: Sequence[Run]) -> list[str]:
     """Names of the losses, the total first, the APs and the learning rate of runs."""
     names = sorted(
         {name for run in runs for name, curve in run.curves.items() if len(curve.values)}
@@ -110,7 +111,7 @@ def is_ap(name: str) -> bool:
     return name.split("/")[-1] == "AP"
 
 
-def training_figure(runs: Dict[str, Run]) -> Figure:
+def training_figure(runs: dict[str, Run]) -> Figure:
     """A panel for each metric, with a curve of each run: losses, learning rate, AP.
 
     Args:

@@ -4,7 +4,7 @@ Faults are pairs (kind, detail), see :data:`KINDS`. Masks are never rasterised: 
 to be huge costs nothing.
 """
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_util
@@ -12,7 +12,7 @@ from pycocotools import mask as mask_util
 from ..annotations import MIN_POLYGON_AREA, OUTSIDE_TOLERANCE, Size, clip_box, hull_area
 from ..rle import read_runs, rle_size
 
-Fault = Tuple[str, str]
+Fault = tuple[str, str]
 
 # By how much a side of a box may be away from the mask: in pixels, or as a part of the box's width
 # or height, whichever is more. The boxes of COCO's crowd regions are one pixel short; boxes and
@@ -21,7 +21,7 @@ BOX_TOLERANCE = 2.0
 RELATIVE_BOX_TOLERANCE = 0.05
 
 
-def annotation_faults(annotation: Dict[str, Any], size: Optional[Size]) -> List[Fault]:
+def annotation_faults(annotation: dict[str, Any], size: Size | None) -> list[Fault]:
     """What is wrong with "bbox" and "segmentation".
 
     Args:
@@ -48,7 +48,7 @@ def annotation_faults(annotation: Dict[str, Any], size: Optional[Size]) -> List[
     return faults
 
 
-def read_box(values: Any) -> Optional[np.ndarray]:
+def read_box(values: Any) -> np.ndarray | None:
     """[x, y, width, height] -> (4,) XYXY; None if it is not four finite numbers."""
     box = _numbers(values)
     if box is None or len(box) != 4:
@@ -56,7 +56,7 @@ def read_box(values: Any) -> Optional[np.ndarray]:
     return np.concatenate([box[:2], box[:2] + box[2:]])
 
 
-def box_faults(box: np.ndarray, size: Optional[Size]) -> List[Fault]:
+def box_faults(box: np.ndarray, size: Size | None) -> list[Fault]:
     """
     Args:
         box: (4,) XYXY.
@@ -67,9 +67,7 @@ def box_faults(box: np.ndarray, size: Optional[Size]) -> List[Fault]:
     return _outside(box, size, "box_outside", "the box")
 
 
-def inspect_polygons(
-    segmentation: Any, size: Optional[Size]
-) -> Tuple[List[Fault], Optional[np.ndarray]]:
+def inspect_polygons(segmentation: Any, size: Size | None) -> tuple[list[Fault], np.ndarray | None]:
     """
     Returns:
         the faults, and the XYXY box (4,) around the sound polygons, if there are any.
@@ -94,9 +92,7 @@ def inspect_polygons(
     return faults + _outside(extent, size, "mask_outside", "the mask"), extent
 
 
-def inspect_rle(
-    rle: Dict[str, Any], size: Optional[Size]
-) -> Tuple[List[Fault], Optional[np.ndarray]]:
+def inspect_rle(rle: dict[str, Any], size: Size | None) -> tuple[list[Fault], np.ndarray | None]:
     """
     Returns:
         the faults, and the XYXY box (4,) around the mask, if it can be decoded.
@@ -119,7 +115,7 @@ def inspect_rle(
     return [], np.array([x, y, x + w, y + h])
 
 
-def mismatch(box: np.ndarray, extent: np.ndarray, size: Optional[Size]) -> List[Fault]:
+def mismatch(box: np.ndarray, extent: np.ndarray, size: Size | None) -> list[Fault]:
     """Whether the box around a mask is another than its box, both as far as they are visible.
 
     Args:
@@ -135,11 +131,11 @@ def mismatch(box: np.ndarray, extent: np.ndarray, size: Optional[Size]) -> List[
     ]
 
 
-def _clip(box: np.ndarray, size: Optional[Size]) -> np.ndarray:
+def _clip(box: np.ndarray, size: Size | None) -> np.ndarray:
     return box if size is None else clip_box(box, size)
 
 
-def _outside(box: np.ndarray, size: Optional[Size], kind: str, what: str) -> List[Fault]:
+def _outside(box: np.ndarray, size: Size | None, kind: str, what: str) -> list[Fault]:
     if size is None or np.abs(box - _clip(box, size)).max() <= OUTSIDE_TOLERANCE:
         return []
     return [(kind, f"{what} is {_format(box)}, the image {size[0]} x {size[1]}")]
@@ -150,7 +146,7 @@ def _format(box: np.ndarray) -> str:
     return f"({x1:g}, {y1:g}) to ({x2:g}, {y2:g})"
 
 
-def _numbers(values: Any) -> Optional[np.ndarray]:
+def _numbers(values: Any) -> np.ndarray | None:
     """A list of finite numbers as float64; None for anything else."""
     try:
         array = np.asarray(values)

@@ -1,6 +1,7 @@
 """Inspection of a whole COCO JSON: every defect, and what the sound part consists of."""
 
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Set, Tuple, Union
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 from ..annotations import is_crowd_flag
 from ..coco_json import LISTS
@@ -8,7 +9,7 @@ from .annotations import annotation_faults
 from .defects import Defect
 from .images import images_faults
 
-Record = Dict[str, Any]
+Record = dict[str, Any]
 _FIELDS = {
     "images": {"id": (int, str), "file_name": (str,), "width": (int,), "height": (int,)},
     "annotations": {"id": (int,), "image_id": (int, str), "category_id": (int,)},
@@ -19,17 +20,17 @@ _FIELDS = {
 class Inspection(NamedTuple):
     """What is wrong, and the records that can be counted all the same."""
 
-    defects: List[Defect]
-    images: List[Record]
+    defects: list[Defect]
+    images: list[Record]
     """Those with all fields and distinct ids, whatever their files are like."""
-    annotations: List[Record]
+    annotations: list[Record]
     """Those of these images and categories with a proper box, whatever their masks are like."""
-    categories: List[Record]
+    categories: list[Record]
     """Those with all fields and distinct ids."""
 
 
 def inspect_dataset(
-    coco: Dict[str, List[Any]],
+    coco: dict[str, list[Any]],
     image_root: str,
     progress: Callable[[Iterable, int], Iterable] = lambda items, total: items,
 ) -> Inspection:
@@ -40,9 +41,7 @@ def inspect_dataset(
         image_root: the folder of its images.
         progress: wraps what is iterated over, given with its length, to show how far it is.
     """
-    defects = [
-        Defect("empty_list", f"{key!r} has nothing in it") for key in LISTS if not coco[key]
-    ]
+    defects = [Defect("empty_list", f"{key!r} has nothing in it") for key in LISTS if not coco[key]]
     defects += [defect for key in LISTS for defect in _record_defects(key, coco[key])]
     images = [record for record in coco["images"] if not field_faults("images", record)]
     files = progress(images_faults(images, image_root), len(images))
@@ -75,14 +74,14 @@ def inspect_dataset(
     return Inspection(defects, list(known_images.values()), countable, list(categories.values()))
 
 
-def field_faults(key: str, record: Any) -> List[Tuple[str, str]]:
+def field_faults(key: str, record: Any) -> list[tuple[str, str]]:
     """What is wrong with the fields of a record of the list `key`, as pairs (kind, detail)."""
     if not isinstance(record, dict):
         return [("bad_record", f"a record of {key!r} is {record!r}, not a dict")]
     return [("bad_record", detail) for _, detail in _wrong_fields(key, record)]
 
 
-def _wrong_fields(key: str, record: Record) -> Iterator[Tuple[str, str]]:
+def _wrong_fields(key: str, record: Record) -> Iterator[tuple[str, str]]:
     """(name, detail) of each field that is missing or of a wrong type or value."""
     for name, types in _FIELDS[key].items():
         value = record.get(name)
@@ -94,7 +93,7 @@ def _wrong_fields(key: str, record: Record) -> Iterator[Tuple[str, str]]:
         yield "ignore", "'ignore' is set, which Detectron2 does not support"
 
 
-def _record_defects(key: str, records: List[Any]) -> Iterator[Defect]:
+def _record_defects(key: str, records: list[Any]) -> Iterator[Defect]:
     """Fields that are wrong, and ids that were there before."""
     seen = set()
     for record in records:
@@ -107,7 +106,7 @@ def _record_defects(key: str, records: List[Any]) -> Iterator[Defect]:
             seen.add(i)
 
 
-def _where(key: str, record: Any) -> Tuple[Any, Any, Any]:
+def _where(key: str, record: Any) -> tuple[Any, Any, Any]:
     """(file, image id, annotation id), as far as they are known."""
     if not isinstance(record, dict) or key == "categories":
         return None, None, None
@@ -116,12 +115,12 @@ def _where(key: str, record: Any) -> Tuple[Any, Any, Any]:
     return None, record.get("image_id"), record.get("id")
 
 
-def _ids(records: Iterable[Any]) -> Set[Union[int, str]]:
+def _ids(records: Iterable[Any]) -> set[int | str]:
     ids = (record.get("id") for record in records if isinstance(record, dict))
     return {i for i in ids if type(i) in (int, str)}
 
 
-def _by_id(records: Iterable[Record]) -> Dict[Union[int, str], Record]:
+def _by_id(records: Iterable[Record]) -> dict[int | str, Record]:
     """Of records with the same id, the first."""
     by_id = {}
     for record in records:

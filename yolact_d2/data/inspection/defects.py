@@ -1,6 +1,6 @@
 """What can be wrong with a COCO JSON and its images."""
 
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 # In the order of a report.
 KINDS = {
@@ -31,7 +31,7 @@ class Defect(NamedTuple):
     kind: str
     """A key of KINDS."""
     detail: str
-    file: Optional[str] = None
+    file: str | None = None
     """As the JSON names it."""
     image_id: Any = None
     annotation_id: Any = None

@@ -1,9 +1,10 @@
 """What is wrong with the image files of a COCO JSON."""
 
 import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Dict, Iterator, List, Sequence
+from typing import Any
 
 from detectron2.utils.file_io import PathManager
 
@@ -11,13 +12,13 @@ from ..images import UnreadableImage, leaves_folder, read_image
 from .annotations import Fault
 
 
-def images_faults(records: Sequence[Dict[str, Any]], image_root: str) -> Iterator[List[Fault]]:
+def images_faults(records: Sequence[dict[str, Any]], image_root: str) -> Iterator[list[Fault]]:
     """:func:`image_faults` of many images, decoded in parallel, in their order."""
     with ThreadPoolExecutor() as pool:
         yield from pool.map(partial(image_faults, image_root=image_root), records)
 
 
-def image_faults(record: Dict[str, Any], image_root: str) -> List[Fault]:
+def image_faults(record: dict[str, Any], image_root: str) -> list[Fault]:
     """Decode an image as training will, and compare it with its record.
 
     Args:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from typing import Sequence
+from collections.abc import Sequence
 
 from ...files import whole_file
 from .defects import KINDS, Defect

@@ -1,7 +1,8 @@
 """Counts and sizes of a COCO JSON, and what a model's input size would lose of it."""
 
 from collections import Counter, defaultdict
-from typing import Any, Dict, List, NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,7 @@ class ClassCount(NamedTuple):
     num_objects: int
     """Without crowd regions, which are never targets."""
     num_crowds: int
-    num_lost: List[int]
+    num_lost: list[int]
     """Objects that each of the input sizes would lose, see :func:`count_lost`."""
 
 
@@ -32,7 +33,7 @@ class Statistics(NamedTuple):
     """(O, 2) width and height of the boxes without crowd regions, in pixels of their images."""
     objects_per_image: np.ndarray
     """(I,)"""
-    classes: List[ClassCount]
+    classes: list[ClassCount]
     """In the order of their ids, which is that of the model's classes."""
     total: ClassCount
 
@@ -55,9 +56,9 @@ def count_lost(
 
 
 def collect_statistics(
-    images: Sequence[Dict[str, Any]],
-    annotations: Sequence[Dict[str, Any]],
-    categories: Sequence[Dict[str, Any]],
+    images: Sequence[dict[str, Any]],
+    annotations: Sequence[dict[str, Any]],
+    categories: Sequence[dict[str, Any]],
     input_sizes: Sequence[int],
     min_box_size: float,
 ) -> Statistics:
@@ -74,7 +75,7 @@ def collect_statistics(
         by_class[annotation["category_id"]].append(annotation)
         per_image[annotation["image_id"]] += annotation.get("iscrowd", 0) != 1
 
-    def count(name: str, category_id: Any, members: Sequence[Dict[str, Any]]) -> ClassCount:
+    def count(name: str, category_id: Any, members: Sequence[dict[str, Any]]) -> ClassCount:
         objects = [a for a in members if a.get("iscrowd", 0) != 1]
         boxes = _visible_sizes(objects, sizes)
         image_sizes = np.array([sizes[a["image_id"]] for a in objects], float).reshape(-1, 2)
@@ -101,7 +102,7 @@ def collect_statistics(
     )
 
 
-def _visible_sizes(annotations: Sequence[Dict[str, Any]], sizes: Dict[Any, Any]) -> np.ndarray:
+def _visible_sizes(annotations: Sequence[dict[str, Any]], sizes: dict[Any, Any]) -> np.ndarray:
     """(O, 2) width and height of boxes as far as they are in their pictures."""
     visible = np.zeros((len(annotations), 2))
     for out, annotation in zip(visible, annotations):

@@ -1,11 +1,11 @@
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator, List
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def batch_norms(module: nn.Module) -> List[nn.Module]:
+def batch_norms(module: nn.Module) -> list[nn.Module]:
     """Every batch norm inside `module`."""
     return [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
 

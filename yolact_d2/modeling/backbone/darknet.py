@@ -1,4 +1,4 @@
-from typing import Dict, List, Sequence
+from collections.abc import Sequence
 
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
@@ -57,18 +57,16 @@ class DarkNet(Backbone):
                 f"the stages are {self.stage_names}"
             )
         self._out_features = list(out_features)
-        self._out_feature_channels: Dict[str, int] = {}
-        self._out_feature_strides: Dict[str, int] = {}
+        self._out_feature_channels: dict[str, int] = {}
+        self._out_feature_strides: dict[str, int] = {}
 
         channels = 32
         self.stem = _conv_norm_leaky(3, channels, norm, kernel_size=3, padding=1)
         for i, (name, width, blocks) in enumerate(
             zip(self.stage_names, stage_widths, stage_blocks), start=1
         ):
-            downsample = _conv_norm_leaky(
-                channels, width, norm, kernel_size=3, stride=2, padding=1
-            )
-            residuals: List[nn.Module] = [DarkNetBlock(width, norm) for _ in range(blocks)]
+            downsample = _conv_norm_leaky(channels, width, norm, kernel_size=3, stride=2, padding=1)
+            residuals: list[nn.Module] = [DarkNetBlock(width, norm) for _ in range(blocks)]
             self.add_module(name, nn.Sequential(downsample, *residuals))
             channels = width
             self._out_feature_channels[name] = width
@@ -77,7 +75,7 @@ class DarkNet(Backbone):
             [block.conv2.norm for block in self.modules() if isinstance(block, DarkNetBlock)]
         )
 
-    def forward(self, x: Tensor) -> Dict[str, Tensor]:
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
         """
         Args:
             x: (N, 3, H, W) images, RGB in 0..1.
@@ -96,6 +94,4 @@ class DarkNet(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_darknet53_backbone(cfg, input_shape: ShapeSpec) -> DarkNet:
-    return DarkNet(
-        norm=cfg.MODEL.DARKNET.NORM, out_features=cfg.MODEL.DARKNET.OUT_FEATURES
-    )
+    return DarkNet(norm=cfg.MODEL.DARKNET.NORM, out_features=cfg.MODEL.DARKNET.OUT_FEATURES)

@@ -1,5 +1,4 @@
 from contextlib import nullcontext
-from typing import Dict, List
 
 from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, ResNet, build_resnet_backbone
@@ -24,7 +23,7 @@ class LastLevelDownsample(nn.Module):
         self.p6 = Conv2d(channels, channels, kernel_size=3, stride=2, padding=1)
         self.p7 = Conv2d(channels, channels, kernel_size=3, stride=2, padding=1)
 
-    def forward(self, p5: Tensor) -> List[Tensor]:
+    def forward(self, p5: Tensor) -> list[Tensor]:
         p6 = self.p6(p5)
         return [p6, self.p7(p6)]
 
@@ -40,7 +39,7 @@ class YOLACTFPN(FPN):
     def __init__(
         self,
         bottom_up: Backbone,
-        in_features: List[str],
+        in_features: list[str],
         out_channels: int,
         *,
         norm: str = "",
@@ -76,7 +75,7 @@ class YOLACTFPN(FPN):
     def size_divisibility(self) -> int:
         return 0
 
-    def forward(self, x: Tensor) -> Dict[str, Tensor]:
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
         """
         Args:
             x: (N, 3, H, W) normalised images.
@@ -88,7 +87,7 @@ class YOLACTFPN(FPN):
         with fixed_statistics(self.bottom_up) if frozen else nullcontext():
             bottom_up_features = self.bottom_up(x)
 
-        results: List[Tensor] = []
+        results: list[Tensor] = []
         top_down = None
         for name, lateral_conv, output_conv in zip(
             reversed(self.in_features), self.lateral_convs, self.output_convs
