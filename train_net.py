@@ -14,7 +14,7 @@ from detectron2.utils.logger import setup_logger
 
 from yolact_d2 import load_config
 from yolact_d2.checkpoint import check_weights_exist
-from yolact_d2.data import Own, check_on_each_machine, use_own_data
+from yolact_d2.data import COCODataset, check_on_each_machine, use_coco_datasets
 from yolact_d2.engine import Trainer, TrainingCheckpointer, check_launch, launch
 
 # yacs tells of a wrong key by a KeyError, of a wrong type by a ValueError, Detectron2 by asserting.
@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
 def own_data(args):
     """What to train and to evaluate on, each None if the command line does not say."""
     pairs = (args.train_json, args.train_images), (args.val_json, args.val_images)
-    return [Own(*pair) if any(pair) else None for pair in pairs]
+    return [COCODataset(*pair) if any(pair) else None for pair in pairs]
 
 
 def trained_with(cfg, args):
@@ -79,7 +79,7 @@ def setup(args):
     cfg = load_config(args.config_file, args.opts)
     train, val = own_data(args)
     if train or val:
-        use_own_data(cfg, train, val, trained_with=trained_with(cfg, args))
+        use_coco_datasets(cfg, train, val, trained_with=trained_with(cfg, args))
     cfg.freeze()
     if not args.resume:
         check_weights_exist(cfg.MODEL.WEIGHTS)

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 
 from yolact_d2 import Predictor, load_config, model_zoo
 from yolact_d2.files import check_writable
-from yolact_d2.inference import Pictures, Video, annotate, find_pictures, open_output, write_results
+from yolact_d2.inference import ImageFiles, Video, annotate, find_images, open_output, write_results
 
 # As a shell reports a program that was ended by Ctrl-C.
 INTERRUPTED = 130
@@ -48,9 +48,9 @@ def read_config(name: str, opts: list) -> CfgNode:
         raise ValueError(f"{path}, or --opts: {error}") from error
 
 
-def open_source(args: argparse.Namespace) -> Pictures | Video:
+def open_source(args: argparse.Namespace) -> ImageFiles | Video:
     if args.input is not None:
-        return Pictures(find_pictures(args.input))
+        return ImageFiles(find_images(args.input))
     return Video(args.video_input if args.webcam is None else args.webcam)
 
 
@@ -96,11 +96,11 @@ def main() -> int:
     return 1 if source.failed else 0
 
 
-def report_failed(source: Pictures | Video) -> None:
-    skipped = "skipped " if isinstance(source, Pictures) else ""
+def report_failed(source: ImageFiles | Video) -> None:
+    skipped = "skipped " if isinstance(source, ImageFiles) else ""
     for path, reason in source.failed:
         print(f"{skipped}{path}: {reason}", file=sys.stderr)
-    if source.failed and isinstance(source, Pictures):
+    if source.failed and isinstance(source, ImageFiles):
         print(f"{len(source.failed)} of {len(source)} could not be read", file=sys.stderr)
 
 

@@ -7,13 +7,13 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from yolact_d2.files import check_writable, save_figure, save_image, whole_file
+from yolact_d2.files import check_writable, save_figure, save_image, atomic_write
 
 
 def test_file_takes_its_name_when_it_is_whole(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with whole_file(str(path)) as partial:
+    with atomic_write(str(path)) as partial:
         with open(partial, "w") as file:
             file.write("new")
         assert path.read_text() == "old"
@@ -24,7 +24,7 @@ def test_file_takes_its_name_when_it_is_whole(tmp_path):
 def test_interrupted_file_leaves_the_old_one(tmp_path, error):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(error), whole_file(str(path)) as partial:
+    with pytest.raises(error), atomic_write(str(path)) as partial:
         with open(partial, "w") as file:
             file.write("ne")
         raise error

@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog
 from pycocotools.coco import COCO
 
 from yolact_d2 import load_config
-from yolact_d2.data import Own, use_own_data
+from yolact_d2.data import COCODataset, use_coco_datasets
 from yolact_d2.data.shapes import generate_shapes
 from yolact_d2.evaluation import UsableCOCOEvaluator
 
@@ -174,7 +174,9 @@ def test_the_demo_shows_the_names(trained, own, tmp_path):
 
 def test_area_and_crowd_are_filled_in(own):
     original = json.loads((own / "val.json").read_text())["annotations"]
-    use_own_data(load_config(CONFIG), None, Own(str(own / "val.json"), str(own / "val")))
+    use_coco_datasets(
+        load_config(CONFIG), None, COCODataset(str(own / "val.json"), str(own / "val"))
+    )
     DatasetCatalog.get("own_val")  # which fills in the metadata
     coco = UsableCOCOEvaluator("own_val")._coco_api
     assert len(coco.anns) == len(original) > 4
@@ -267,8 +269,8 @@ def test_bad_file_is_named_with_its_defect(own, tmp_path, name):
     path = tmp_path / "bad.json"
     path.write_text(change(json.loads((own / "train.json").read_text())))
     with pytest.raises(ValueError) as error:
-        own_train = Own(str(path), str(own / "train"))
-        use_own_data(load_config(CONFIG), own_train, own_train)
+        own_train = COCODataset(str(path), str(own / "train"))
+        use_coco_datasets(load_config(CONFIG), own_train, own_train)
     assert message in str(error.value) and str(path) in str(error.value)
 
 
@@ -276,20 +278,20 @@ def test_different_categories_are_named(own, tmp_path):
     coco = json.loads((own / "val.json").read_text())
     coco["categories"][0]["name"] = "circle"
     (tmp_path / "other.json").write_text(json.dumps(coco))
-    train = Own(str(own / "train.json"), str(own / "train"))
-    val = Own(str(tmp_path / "other.json"), str(own / "val"))
+    train = COCODataset(str(own / "train.json"), str(own / "train"))
+    val = COCODataset(str(tmp_path / "other.json"), str(own / "val"))
     with pytest.raises(ValueError) as error:
-        use_own_data(load_config(CONFIG), train, val)
+        use_coco_datasets(load_config(CONFIG), train, val)
     assert f"only in {train.json_file}: 7 (Kreis)" in str(error.value)
     assert f"only in {val.json_file}: 7 (circle)" in str(error.value)
 
 
 def test_classes_of_another_model_are_refused(own):
     cfg = load_config(CONFIG, ["MODEL.YOLACT.CLASS_NAMES", "['a','b','c']"])
-    val = Own(str(own / "val.json"), str(own / "val"))
+    val = COCODataset(str(own / "val.json"), str(own / "val"))
     with pytest.raises(ValueError, match=r"but the model was trained on \['a', 'b', 'c'\]"):
-        use_own_data(cfg, None, val, trained_with=cfg)
-    use_own_data(cfg, None, val)  # fine-tuning may
+        use_coco_datasets(cfg, None, val, trained_with=cfg)
+    use_coco_datasets(cfg, None, val)  # fine-tuning may
     assert cfg.MODEL.YOLACT.CLASS_NAMES == IN_ORDER
 
 

@@ -10,11 +10,10 @@ import os
 
 import torch
 
-from yolact_d2.checkpoint import CheckpointMismatch, from_official, to_official
+from yolact_d2.checkpoint import CheckpointMismatch, from_official, read_state_dict, to_official
 from yolact_d2.checkpoint.fit import describe
 from yolact_d2.checkpoint.names import is_official, unknown_keys
-from yolact_d2.checkpoint.reading import read_state_dict
-from yolact_d2.files import whole_file
+from yolact_d2.files import atomic_write
 
 
 def main() -> None:
@@ -40,7 +39,7 @@ def main() -> None:
     else:
         converted = to_official(state_dict)
 
-    with whole_file(args.output) as partial:
+    with atomic_write(args.output) as partial:
         torch.save(converted, partial)
     print(f"{args.output}: {describe(state_dict)}")
 

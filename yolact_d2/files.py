@@ -13,7 +13,7 @@ from PIL import Image
 
 
 @contextlib.contextmanager
-def whole_file(path: str) -> Iterator[str]:
+def atomic_write(path: str) -> Iterator[str]:
     """The path of a file to write, beside `path`, which takes its place when it is complete (if it
     was written at all); after an error it is removed."""
     folder, name = os.path.split(path)
@@ -28,7 +28,7 @@ def whole_file(path: str) -> Iterator[str]:
 
 
 def remove_partial_files(folder: str) -> None:
-    """Remove what :func:`whole_file` left there when its process was killed. Nobody else may be
+    """Remove what :func:`atomic_write` left there when its process was killed. Nobody else may be
     writing there."""
     for path in glob.glob(os.path.join(glob.escape(folder), ".????????.partial.*")):
         os.remove(path)
@@ -59,7 +59,7 @@ def save_figure(figure: Figure, path: str) -> None:
     Raises:
         OSError: if the file cannot be written.
     """
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=100)
 
 
@@ -69,5 +69,5 @@ def save_image(image: np.ndarray, path: str) -> None:
     Raises:
         OSError: if the file cannot be written.
     """
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         Image.fromarray(image).save(partial, format="PNG")

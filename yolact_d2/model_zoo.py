@@ -108,5 +108,9 @@ def get(
     if device is not None:
         cfg.MODEL.DEVICE = device
     model = build_model(cfg)
-    YOLACTCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    checkpointer = YOLACTCheckpointer(model)
+    if trained or weights is not None:
+        checkpointer.load(cfg.MODEL.WEIGHTS)
+    else:
+        checkpointer.warm_start(cfg.MODEL.WEIGHTS)  # an ImageNet backbone
     return model

@@ -15,7 +15,7 @@ from plain import base_cfg
 from yolact_d2.data import ImageMapper, UnreadableImage, YOLACTDatasetMapper, read_image
 from yolact_d2.data.images import displayed_size, leaves_folder
 from yolact_d2.data.inspection.images import image_faults
-from yolact_d2.inference import Pictures
+from yolact_d2.inference import ImageFiles
 
 HEIGHT, WIDTH = 6, 9
 ORIENTATION = 0x0112
@@ -190,7 +190,7 @@ def test_what_is_read_is_the_same_everywhere(tmp_path, kind):
         np.testing.assert_array_equal(evaluated["image"], channels_first)
         assert (evaluated["height"], evaluated["width"]) == expected.shape[:2]
     assert displayed_size(path) == expected.shape[1::-1]
-    [frame] = Pictures([path])
+    [frame] = ImageFiles([path])
     np.testing.assert_array_equal(frame.image, expected[..., ::-1])
 
 
@@ -210,7 +210,7 @@ def test_what_is_refused_is_refused_everywhere(tmp_path, kind):
         with pytest.raises(UnreadableImage) as error:
             reader()
         assert str(error.value).startswith(f"{path} ") and reason in str(error.value)
-    pictures = Pictures([path])
+    pictures = ImageFiles([path])
     assert list(pictures) == []
     [(failed, said)] = pictures.failed
     assert failed == path and reason in said and path not in said

@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ranks import run_children
 from torch.utils.data import Dataset
 
-from yolact_d2.data import Own, build_test_loader, build_train_loader, use_own_data
+from yolact_d2.data import COCODataset, build_test_loader, build_train_loader, use_coco_datasets
 from yolact_d2.data.images import UnreadableImage
 from yolact_d2.data.loader import NumberedSampler, RepeatableDataset, all_random_from
 from yolact_d2.data.shapes import generate_shapes
@@ -32,12 +32,12 @@ def shapes(tmp_path_factory):
 
 
 def own(folder, split):
-    return Own(str(folder / f"annotations/instances_{split}.json"), str(folder / split))
+    return COCODataset(str(folder / f"annotations/instances_{split}.json"), str(folder / split))
 
 
 @pytest.fixture
 def cfg(shapes_cfg, shapes):
-    use_own_data(shapes_cfg, own(shapes, "train"), own(shapes, "val"))
+    use_coco_datasets(shapes_cfg, own(shapes, "train"), own(shapes, "val"))
     shapes_cfg.merge_from_list(
         ["INPUT.IMAGE_SIZE", 64, "SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0]
     )
@@ -105,7 +105,7 @@ def changed_json(folder, tmp_path, change):
     coco = json.loads(open(data.json_file).read())
     coco["annotations"] = [{**a, **change(a)} for a in coco["annotations"]]
     (tmp_path / "changed.json").write_text(json.dumps(coco))
-    return Own(str(tmp_path / "changed.json"), data.image_root)
+    return COCODataset(str(tmp_path / "changed.json"), data.image_root)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def changed_json(folder, tmp_path, change):
     ],
 )
 def test_data_that_nothing_can_be_learnt_from_is_refused(cfg, shapes, tmp_path, change, message):
-    use_own_data(cfg, changed_json(shapes, tmp_path, change), None)
+    use_coco_datasets(cfg, changed_json(shapes, tmp_path, change), None)
     with pytest.raises(ValueError, match=message):
         build_train_loader(cfg)
 
@@ -132,7 +132,7 @@ def test_pictures_without_a_usable_object_are_left_out(cfg, shapes, tmp_path):
     def change(annotation):
         return {"bbox": [5, 5, 0, 0]} if annotation["image_id"] == 3 else {}
 
-    use_own_data(cfg, changed_json(shapes, tmp_path, change), None)
+    use_coco_datasets(cfg, changed_json(shapes, tmp_path, change), None)
     assert all(x["image_id"] != 3 for x in itertools.chain(*batches(cfg, 7)))
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     empty = [x for x in itertools.chain(*batches(cfg, 7)) if x["image_id"] == 3]
@@ -242,7 +242,7 @@ def damaged(tmp_path):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_damaged_pictures_are_left_out_of_training(cfg, damaged, num_workers, caplog):
-    use_own_data(cfg, own(damaged, "train"), None)
+    use_coco_datasets(cfg, own(damaged, "train"), None)
     cfg.DATALOADER.NUM_WORKERS = num_workers
     with caplog.at_level(logging.WARNING):
         got = batches(cfg, 2 * NUM_IMAGES)
@@ -256,7 +256,7 @@ def test_damaged_pictures_are_left_out_of_training(cfg, damaged, num_workers, ca
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_damaged_pictures_are_left_out_of_evaluation(cfg, damaged, num_workers, caplog):
-    use_own_data(cfg, None, own(damaged, "val"))
+    use_coco_datasets(cfg, None, own(damaged, "val"))
     cfg.DATALOADER.NUM_WORKERS = num_workers
     loader = build_test_loader(cfg, "own_val")
     assert len(loader) == 3
@@ -264,14 +264,14 @@ def test_damaged_pictures_are_left_out_of_evaluation(cfg, damaged, num_workers, 
         names = [os.path.basename(x["file_name"]) for batch in loader for x in batch]
     assert names == ["000000.png", "000002.png"]
     (record,) = [r for r in caplog.records if "could not be read" in r.getMessage()]
-    assert record.getMessage().startswith("Pictures that could not be read: 1. ")
+    assert record.getMessage().startswith("ImageFiles that could not be read: 1. ")
     assert str(damaged / "val" / "000001.png") in record.getMessage()
 
 
 def test_if_no_picture_can_be_read_evaluation_ends(cfg, damaged):
     for path in (damaged / "val").iterdir():
         path.write_bytes(path.read_bytes()[:-200])
-    use_own_data(cfg, None, own(damaged, "val"))
+    use_coco_datasets(cfg, None, own(damaged, "val"))
     with pytest.raises(UnreadableImage, match="none of 3 pictures .*000000.png .*000002.png"):
         list(build_test_loader(cfg, "own_val"))
 

@@ -1,7 +1,7 @@
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from yolact_d2.data import Own, use_own_data
+from yolact_d2.data import COCODataset, use_coco_datasets
 from yolact_d2.data.shapes import generate_shapes
 
 
@@ -10,13 +10,13 @@ def seven_shapes(tmp_path_factory):
     """Seven pictures to train on."""
     root = tmp_path_factory.mktemp("shapes")
     generate_shapes(str(root), num_train=7, num_val=1)
-    return Own(str(root / "annotations/instances_train.json"), str(root / "train"))
+    return COCODataset(str(root / "annotations/instances_train.json"), str(root / "train"))
 
 
 @pytest.fixture
 def training_cfg(shapes_cfg, seven_shapes):
     """The config of the shapes model for :func:`seven_shapes`, small."""
-    use_own_data(shapes_cfg, seven_shapes, None)
+    use_coco_datasets(shapes_cfg, seven_shapes, None)
     shapes_cfg.merge_from_list(
         "INPUT.IMAGE_SIZE 64 SOLVER.IMS_PER_BATCH 2 SOLVER.CHECKPOINT_PERIOD 100 "
         # Few enough that the subset is a random one; batch norm that learns.

@@ -10,7 +10,7 @@ import torch
 from detectron2.data.catalog import Metadata
 from detectron2.structures import Boxes, Instances
 
-from yolact_d2.inference import Pictures, Video, annotate, open_output
+from yolact_d2.inference import ImageFiles, Video, annotate, open_output
 from yolact_d2.inference.drawing import VideoArtist, draw_picture
 
 HEIGHT, WIDTH = 48, 64
@@ -77,7 +77,7 @@ def test_pictures_that_fail_do_not_stop_the_others(tmp_path):
     for name in ("1.png", "3.png"):
         cv2.imwrite(str(tmp_path / name), np.full((HEIGHT, WIDTH, 3), 40, np.uint8))
     (tmp_path / "2.png").write_text("no picture")
-    pictures = Pictures([str(tmp_path / f"{i}.png") for i in (1, 2, 3)])
+    pictures = ImageFiles([str(tmp_path / f"{i}.png") for i in (1, 2, 3)])
     output = open_output(pictures, str(tmp_path / "out"))
     done = annotate(StandIn(), pictures, output, batch_size=4, keep_results=True)
     assert done.num_frames == 2
@@ -107,7 +107,7 @@ def test_interrupted_pictures_leave_those_that_are_done(tmp_path):
     paths = [str(tmp_path / f"{i}.png") for i in range(8)]
     for i, path in enumerate(paths):
         cv2.imwrite(path, np.full((HEIGHT, WIDTH, 3), 20 * i, np.uint8))
-    pictures = Pictures(paths)
+    pictures = ImageFiles(paths)
     output = open_output(pictures, str(tmp_path / "out"))
     with pytest.raises(KeyboardInterrupt):
         annotate(Interrupted(), pictures, output, batch_size=1)

@@ -6,14 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
-from yolact_d2.inference.sources import DEFAULT_FPS, Pictures, Video, find_pictures, picture_ids
+from yolact_d2.inference.sources import DEFAULT_FPS, ImageFiles, Video, find_images, picture_ids
 
 SIZE = (64, 48)  # width, height
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pictures b.png, a.jpg and a text, and c.JPG in a folder inside."""
+    """ImageFiles b.png, a.jpg and a text, and c.JPG in a folder inside."""
     (tmp_path / "inner.jpg").mkdir()
     image = np.full((4, 6, 3), (10, 20, 30), np.uint8)
     for name in ("b.png", "a.jpg", "inner.jpg/c.JPG"):
@@ -38,13 +38,13 @@ def names(paths, folder):
     ],
 )
 def test_pictures_that_are_found(folder, inputs, expected):
-    found = find_pictures([str(folder / entry) if entry else str(folder) for entry in inputs])
+    found = find_images([str(folder / entry) if entry else str(folder) for entry in inputs])
     assert names(found, folder) == expected
 
 
 def test_a_file_may_look_like_a_glob(folder):
     (folder / "b.png").rename(folder / "b[1].png")
-    assert names(find_pictures([str(folder / "b[1].png")]), folder) == ["b[1].png"]
+    assert names(find_images([str(folder / "b[1].png")]), folder) == ["b[1].png"]
 
 
 def test_inputs_without_pictures_are_named(folder):
@@ -55,7 +55,7 @@ def test_inputs_without_pictures_are_named(folder):
         ("*.gif", "no picture matches"),
     ):
         with pytest.raises(ValueError, match=message) as error:
-            find_pictures([str(folder), str(folder / entry)])
+            find_images([str(folder), str(folder / entry)])
         assert str(folder / entry) in str(error.value)
 
 
@@ -76,7 +76,7 @@ def test_unreadable_pictures_are_left_out_and_recorded(folder):
     whole = cv2.imencode(".png", np.zeros((50, 50, 3), np.uint8))[1].tobytes()
     (folder / "cut.png").write_bytes(whole[:-40])
     paths = [str(folder / name) for name in ("notes.txt", "b.png", "cut.png", "gone.png", "a.jpg")]
-    pictures = Pictures(paths)
+    pictures = ImageFiles(paths)
     frames = list(pictures)
     assert len(pictures) == 5
     assert [(f.image_id, f.name) for f in frames] == [(1, paths[1]), (4, paths[4])]

@@ -1,16 +1,15 @@
-from .checkpointer import YOLACTCheckpointer
-from .fit import check_weights, check_weights_exist, fit_state_dict, is_class_layer
-from .names import from_official, to_official
-from .reading import CheckpointMismatch, read_checkpoint
+from .checkpointer import SafeCheckpointer, YOLACTCheckpointer, check_weights_exist
+from .names import from_official, to_official, translate
+from .reading import CheckpointMismatch, read_checkpoint, read_state_dict
 
 __all__ = [
     "CheckpointMismatch",
+    "SafeCheckpointer",
     "YOLACTCheckpointer",
-    "check_weights",
     "check_weights_exist",
-    "fit_state_dict",
     "from_official",
-    "is_class_layer",
     "read_checkpoint",
+    "read_state_dict",
     "to_official",
+    "translate",
 ]

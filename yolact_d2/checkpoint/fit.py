@@ -1,23 +1,26 @@
-"""Whether a checkpoint fits a model, and what to say if not."""
+"""Decide whether a checkpoint fits a model, and describe what it is if not."""
 
-import os
 import re
+from typing import Any
 
 from .names import (
     StateDict,
-    from_official,
     from_plain_backbone,
     is_official,
     is_plain_backbone,
     to_official,
+    translate,
     unknown_keys,
 )
-from .reading import CheckpointMismatch, read_state_dict, read_zoo_checkpoint, refuse_pyth
+from .reading import CheckpointMismatch
 
 _BOTTOM_UP = "backbone.bottom_up."
+# Layers whose number of outputs depends on the number of classes.
+_CLASS_LAYERS = ("head.cls_score.", "sem_seg_conv.", "mask_iou_head.predictor.")
+# ImageNet classifiers, which backbone files may contain.
 _CLASSIFIER = re.compile(r"(^|\.)(fc|linear)")
 _RESNETS = {(2, 2, 2, 2): "ResNet-18", (3, 4, 6, 3): "ResNet-50", (3, 4, 23, 3): "ResNet-101"}
-# By backbone, classes, anchors of a cell, deformable blocks and whether masks are re-scored.
+# Keys: backbone, classes, anchors per location, deformable blocks, mask re-scoring.
 _OFFICIAL_NAMES = {
     ("ResNet-50", 80, 3, 0, False): "yolact_resnet50",
     ("ResNet-50", 20, 3, 0, False): "yolact_resnet50_pascal",
@@ -28,76 +31,78 @@ _OFFICIAL_NAMES = {
 }
 
 
-def is_class_layer(key: str) -> bool:
-    """Whether a tensor of ours has an output for each class."""
-    return key.startswith(("head.cls_score.", "sem_seg_conv.", "mask_iou_head.predictor."))
+def check_fit(
+    loaded: StateDict, model: StateDict, incompatible: Any, *, warm_start: bool, new_classes: bool
+) -> None:
+    """Check the outcome of loading a checkpoint.
+
+    Args:
+        loaded: the checkpoint's tensors, under its own names.
+        model: the model's state dict.
+        incompatible: what Detectron2's checkpointer returned: `missing_keys`, `unexpected_keys`
+            and `incorrect_shapes`, a list of (key, shape in the checkpoint, shape in the model).
+        warm_start: accept backbones, and tensors of another shape.
+        new_classes: with `warm_start`, accept another number of classes.
+
+    Raises:
+        CheckpointMismatch: saying what the checkpoint and the model are, and how they differ.
+    """
+    reshaped = {key: shapes for key, *shapes in incompatible.incorrect_shapes}
+    missing = [key for key in incompatible.missing_keys if key not in reshaped]
+    unexpected = list(incompatible.unexpected_keys)
+    if warm_start and _is_backbone(loaded, model):
+        missing = [key for key in missing if _is_needed(key, loaded, model)]
+        unexpected = [key for key in unexpected if not _CLASSIFIER.search(key)]
+
+    other_classes = {
+        key: shapes
+        for key, shapes in reshaped.items()
+        if key.startswith(_CLASS_LAYERS) and shapes[0][0] != shapes[1][0]
+    }
+    if warm_start:
+        reshaped = {} if new_classes else other_classes
+    if not (missing or unexpected or reshaped):
+        return
+    message = f"this is {describe(loaded)}; the config's model is {describe(model)}"
+    if other_classes.keys() == reshaped.keys() and not missing and not unexpected:
+        message += (
+            ". To fine-tune it on other classes set MODEL.YOLACT.NEW_CLASSES to True, or else set "
+            "MODEL.YOLACT.NUM_CLASSES to the checkpoint's"
+        )
+    shapes_differ = [f"{key} {theirs} for {ours}" for key, (theirs, ours) in reshaped.items()]
+    raise CheckpointMismatch(
+        message
+        + _first("missing", missing)
+        + _first("unexpected", unexpected)
+        + _first("of another shape", shapes_differ)
+    )
 
 
-def _is_deformable_part(key: str, model: StateDict) -> bool:
-    """Whether a tensor of `model` is what a deformable convolution has beyond an ordinary one."""
+def _is_backbone(loaded: StateDict, model: StateDict) -> bool:
+    names = translate(loaded)
+    if not any(key in model for key in names):  # a .pkl of Detectron2, matched by heuristics
+        return not is_official(loaded)
+    return all(
+        key.startswith(_BOTTOM_UP) for key in names if key in model or not _CLASSIFIER.search(key)
+    )
+
+
+def _is_needed(key: str, loaded: StateDict, model: StateDict) -> bool:
+    """Whether a backbone file without this tensor of the model is incomplete."""
+    if not key.startswith(_BOTTOM_UP):
+        return False
+    if ".running_" in key and not any(name.endswith("running_mean") for name in loaded):
+        return False  # Detectron2's MSRA models leave out statistics, which are 0 and 1
+    has_offsets = any(".conv_offset_mask." in name for name in loaded)
+    return has_offsets or not _is_deformable(key, model)
+
+
+def _is_deformable(key: str, model: StateDict) -> bool:
+    """Whether a deformable convolution has this tensor and an ordinary one has not."""
     module, _, leaf = key.rpartition(".")
     if module.endswith(".conv_offset_mask"):
         return True
     return leaf == "bias" and f"{module}.conv_offset_mask.weight" in model
-
-
-def fit_state_dict(state_dict: StateDict, model: StateDict, new_classes: bool) -> StateDict:
-    """The tensors of a checkpoint under the names of a model.
-
-    Takes checkpoints of this project, of the authors' code, of bare backbones (torchvision's, the
-    authors', or any whose tensors have this model's names already), and nothing else.
-
-    Args:
-        state_dict: the checkpoint.
-        model: the state dict of the model.
-        new_classes: leave out the class layers if they do not fit.
-
-    Raises:
-        CheckpointMismatch: if anything is missing, left over or of another shape. It says what the
-            checkpoint looks like.
-    """
-    if is_official(state_dict):
-        ours = from_official(state_dict)
-    elif is_plain_backbone(state_dict):
-        ours = from_plain_backbone(state_dict)
-    else:
-        ours = dict(state_dict)
-
-    wanted = {key: value for key, value in model.items() if not key.endswith("num_batches_tracked")}
-    # A bare backbone may come with the classifier that it was trained with.
-    backbone = {k: v for k, v in ours.items() if k in model or not _CLASSIFIER.search(k)}
-    if all(key.startswith(_BOTTOM_UP) for key in backbone):
-        ours = backbone
-        wanted = {key: value for key, value in wanted.items() if key.startswith(_BOTTOM_UP)}
-        if not any(key.endswith("running_mean") for key in ours):
-            # Detectron2's MSRA models have statistics of 0 and 1, which they leave out.
-            wanted = {k: v for k, v in wanted.items() if ".running_" not in k}
-        if not any(".conv_offset_mask." in key for key in ours):
-            # Trained with ordinary convolutions, which is where deformable ones start.
-            wanted = {k: v for k, v in wanted.items() if not _is_deformable_part(k, model)}
-
-    reshaped = [k for k in wanted if k in ours and ours[k].shape != wanted[k].shape]
-    missing = [key for key in wanted if key not in ours]
-    unexpected = [key for key in ours if key not in model]
-    # Detectron2's checkpointer takes tensors of another shape out before the model sees them.
-    only_classes = not unexpected and all(is_class_layer(key) for key in reshaped + missing)
-    if only_classes and new_classes:
-        return {key: value for key, value in ours.items() if key not in reshaped}
-    if missing or unexpected or reshaped:
-        shapes = [f"{k} {tuple(ours[k].shape)} for {tuple(wanted[k].shape)}" for k in reshaped]
-        message = f"this is {describe(state_dict)}; the config's model is {describe(model)}"
-        if only_classes:
-            message += (
-                ". To fine-tune it on other classes set MODEL.YOLACT.NEW_CLASSES to True, or else "
-                "set MODEL.YOLACT.NUM_CLASSES to the checkpoint's"
-            )
-        raise CheckpointMismatch(
-            message
-            + _first("missing", missing)
-            + _first("unexpected", unexpected)
-            + _first("of another shape", shapes)
-        )
-    return ours
 
 
 def _first(what: str, keys: list[str], limit: int = 3) -> str:
@@ -108,13 +113,12 @@ def _first(what: str, keys: list[str], limit: int = 3) -> str:
 
 
 def describe(state_dict: StateDict) -> str:
-    """What a state dict, in the authors' names or ours, looks like, in a few words."""
+    """Say in a few words which model a state dict, under any known names, belongs to."""
+    official = state_dict
     if is_plain_backbone(state_dict):
-        official = to_official(from_plain_backbone(state_dict))
-    elif is_official(state_dict):
-        official = state_dict
-    else:
-        official = to_official(state_dict)
+        official = from_plain_backbone(state_dict)
+    if not is_official(official):
+        official = to_official(official)
     backbone = _backbone_name(official)
     if not any(key.startswith("prediction_layers.") for key in official):
         if backbone and not unknown_keys({k: v for k, v in official.items() if "fc." not in k}):
@@ -149,34 +153,3 @@ def _backbone_name(official: StateDict) -> str | None:
         return None
     counts = tuple(sum(stage == i for stage, _ in found) for i in range(4))
     return _RESNETS.get(counts, f"ResNet of {counts} blocks")
-
-
-def check_weights(path: str, model: StateDict, new_classes: bool) -> None:
-    """Check before any work starts that a file can be read safely and fits a model.
-
-    What is remote is left to the checkpointer, and so are the names in Detectron2's ``.pkl`` files.
-
-    Raises:
-        CheckpointMismatch: naming the file, see :func:`fit_state_dict`.
-    """
-    refuse_pyth(path)
-    if not os.path.isfile(path):
-        return
-    if path.endswith(".pkl"):
-        read_zoo_checkpoint(path)
-        return
-    state_dict = read_state_dict(path)
-    try:
-        fit_state_dict(state_dict, model, new_classes)
-    except CheckpointMismatch as error:
-        raise CheckpointMismatch(f"{path}: {error}") from None
-
-
-def check_weights_exist(weights: str) -> None:
-    """Check a value of MODEL.WEIGHTS; what is remote is left to Detectron2.
-
-    Raises:
-        ValueError: if it is a path without a file.
-    """
-    if weights and "://" not in weights and not os.path.isfile(weights):
-        raise ValueError(f"MODEL.WEIGHTS: there is no file {weights!r}")

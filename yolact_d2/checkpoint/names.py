@@ -1,7 +1,7 @@
-"""The names of the authors' tensors and ours: pure functions of state dicts.
+"""Translate state dicts between the authors' names and this project's.
 
-A module of the authors' code is one of ours under another name, tensor by tensor. Only the class
-layer differs: it has background first where ours has it last.
+Each module of the authors' code is one of ours under another name, tensor by tensor. Only the
+class layer differs: theirs has background first, ours has it last.
 """
 
 import re
@@ -16,7 +16,7 @@ _BOX_LAYER = "prediction_layers.0.bbox_layer"
 
 
 def _module_names() -> dict[str, str]:
-    """From the authors' modules to ours, for all backbones."""
+    """The authors' modules and ours, for all backbones."""
     names = {
         "proto_net.0": "protonet.convs.0",
         "proto_net.2": "protonet.convs.1",
@@ -65,22 +65,36 @@ _OURS = _module_names()
 _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 
 
+def translate(state_dict: StateDict) -> StateDict:
+    """Give the tensors of a checkpoint this project's names.
+
+    Args:
+        state_dict: under this project's names, or those of the authors' code, of the backbone
+            files that the authors train from, or of torchvision's ResNets; with or without the
+            prefix "module.". Unknown names stay as they are.
+    """
+    state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    if is_official(state_dict):
+        return from_official(state_dict)
+    return from_plain_backbone(state_dict) if is_plain_backbone(state_dict) else state_dict
+
+
 def is_official(state_dict: StateDict) -> bool:
-    """Whether these are the tensors of a whole network of the authors' code."""
+    """Whether the tensors have the names of a whole network of the authors' code."""
     return f"{_CLASS_LAYER}.weight" in state_dict
 
 
 def is_plain_backbone(state_dict: StateDict) -> bool:
-    """Whether these are the tensors of torchvision's ResNets or of the backbone files that the
-    authors train from."""
+    """Whether the tensors have the names of torchvision's ResNets, or of the backbone files that
+    the authors train from."""
     return any(re.match(r"(layer\d|layers\.\d|_preconv)\.", key) for key in state_dict)
 
 
 def from_official(state_dict: StateDict) -> StateDict:
-    """The tensors of the authors' code under our names.
+    """Give the tensors of the authors' code this project's names.
 
-    Keys that are not known keep their names. What checkpoints of version 1.0 have twice or never
-    used (``backbone.layer*``, ``fpn.downsample_layers`` from the third on) is left out.
+    Unknown keys keep their names. Duplicate and unused tensors in checkpoints of version 1.0
+    (``backbone.layer*``, ``fpn.downsample_layers`` from the third on) are left out.
     """
     kept = {
         key: value
@@ -91,12 +105,12 @@ def from_official(state_dict: StateDict) -> StateDict:
 
 
 def to_official(state_dict: StateDict) -> StateDict:
-    """The inverse of :func:`from_official`: the same tensors, as the authors' code loads them."""
+    """The inverse of :func:`from_official`."""
     return _move_background(_rename(state_dict, _THEIRS), 1)
 
 
 def from_plain_backbone(state_dict: StateDict) -> StateDict:
-    """The tensors of a backbone file under our names, without its classifier."""
+    """Give the tensors of a backbone file this project's names, and leave out its classifier."""
     official = {}
     for key, value in state_dict.items():
         if not key.startswith("fc."):
@@ -107,7 +121,7 @@ def from_plain_backbone(state_dict: StateDict) -> StateDict:
 
 
 def unknown_keys(state_dict: StateDict) -> list[str]:
-    """Keys that are names of neither the authors' code nor ours."""
+    """Keys that neither the authors' code nor this project has."""
     modules = {*_OURS, *_THEIRS}
     return [key for key in state_dict if key.rpartition(".")[0] not in modules]
 
@@ -121,14 +135,14 @@ def _rename(state_dict: StateDict, names: dict[str, str]) -> StateDict:
 
 
 def _move_background(state_dict: StateDict, places: int) -> StateDict:
-    """Rotate the classes of the class layer, which has an output for each anchor and class."""
+    """Rotate the outputs of the class layer, one for each anchor and class."""
     moved = dict(state_dict)
     box_bias = moved.get(f"{_BOX_LAYER}.bias")
     for key in (f"{_CLASS_LAYER}.weight", f"{_CLASS_LAYER}.bias"):
         if key in moved and box_bias is not None:
             num_anchors = len(box_bias) // 4
             if num_anchors == 0 or len(moved[key]) % num_anchors:
-                continue  # not such a layer; whoever loads it will see
+                continue  # another kind of layer; loading it will fail
             by_anchor = moved[key].unflatten(0, (num_anchors, -1))
             moved[key] = by_anchor.roll(places, dims=1).flatten(0, 1)
     return moved

@@ -5,11 +5,11 @@ from .checks import check_datasets, check_on_each_machine
 from .dataset_mapper import ImageMapper, YOLACTDatasetMapper
 from .images import UnreadableImage, read_image
 from .loader import TrainLoader, build_test_loader, build_train_loader
-from .own import Own, use_own_data
+from .coco_dataset import COCODataset, use_coco_datasets
 
 __all__ = [
     "ImageMapper",
-    "Own",
+    "COCODataset",
     "TrainLoader",
     "UnreadableImage",
     "YOLACTDatasetMapper",
@@ -20,5 +20,5 @@ __all__ = [
     "check_on_each_machine",
     "drop_unusable",
     "read_image",
-    "use_own_data",
+    "use_coco_datasets",
 ]

@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from .annotations import is_whole, why_dict_refused, why_refused
 from .coco_json import read_checked_coco
 from .images import UnreadableImage, displayed_size, leaves_folder
-from .own import TRAIN_NAME, VAL_NAME
+from .coco_dataset import TRAIN_NAME, VAL_NAME
 
 
 def check_datasets(cfg, key: str) -> None:

@@ -91,7 +91,7 @@ def becomes_too_small(record: dict[str, Any], size: int, min_box_size: float) ->
 class TrainLoader:
     """Batches without end, from any iteration on.
 
-    Pictures that cannot be read are left out, others are taken in their place.
+    ImageFiles that cannot be read are left out, others are taken in their place.
     """
 
     def __init__(self, loader: DataLoader, seed: int):
@@ -234,7 +234,7 @@ class TestLoader:
         if num_readable == 0:
             raise UnreadableImage(f"none of {len(reasons)} pictures can be read: {named}")
         logger.warning(
-            f"Pictures that could not be read: {len(reasons)}. Nothing is found in them, and what "
+            f"ImageFiles that could not be read: {len(reasons)}. Nothing is found in them, and what "
             f"there is to be found counts as missed. {named}"
         )
 

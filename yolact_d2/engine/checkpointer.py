@@ -9,7 +9,7 @@ import torch
 from detectron2.utils import comm
 
 from ..checkpoint import CheckpointMismatch, YOLACTCheckpointer, read_checkpoint
-from ..files import whole_file
+from ..files import atomic_write
 
 
 class TrainingCheckpointer(YOLACTCheckpointer):
@@ -26,7 +26,7 @@ class TrainingCheckpointer(YOLACTCheckpointer):
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
         is_new = not os.path.exists(path)
-        with whole_file(path) as partial:
+        with atomic_write(path) as partial:
             _write(data, partial)
             # Better now than when it is needed.
             read_checkpoint(partial)
@@ -38,7 +38,7 @@ class TrainingCheckpointer(YOLACTCheckpointer):
             self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        with whole_file(self._tag_file) as partial, open(partial, "w") as file:
+        with atomic_write(self._tag_file) as partial, open(partial, "w") as file:
             file.write(last_filename_basename)
 
     def has_checkpoint(self) -> bool:
@@ -64,7 +64,7 @@ class TrainingCheckpointer(YOLACTCheckpointer):
         """
         checkpoint = self._last_whole() if resume else ""
         if not checkpoint:
-            return self.load(path, checkpointables=[])
+            return self.warm_start(path)
         try:
             return self.load(checkpoint)
         except CheckpointMismatch:

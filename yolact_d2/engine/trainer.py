@@ -40,7 +40,12 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
-        self.checkpointer = TrainingCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = TrainingCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            new_classes=cfg.MODEL.YOLACT.NEW_CLASSES,
+            trainer=weakref.proxy(self),
+        )
         on_cpu = {"device_ids": None} if model.device.type == "cpu" else {}
         self._trainer = GuardedTrainer(
             create_ddp_model(model, broadcast_buffers=False, **on_cpu),

@@ -3,14 +3,14 @@
 from .predictor import Predictor
 from .results import write_results
 from .run import annotate, open_output
-from .sources import Pictures, Video, find_pictures
+from .sources import ImageFiles, Video, find_images
 
 __all__ = [
-    "Pictures",
+    "ImageFiles",
     "Predictor",
     "Video",
     "annotate",
-    "find_pictures",
+    "find_images",
     "open_output",
     "write_results",
 ]

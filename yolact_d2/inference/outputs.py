@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import cv2
 import numpy as np
 
-from ..files import whole_file
+from ..files import atomic_write
 from .sources import Frame
 
 # By the ending of the file. OpenCV's wheels have encoders for these on every system.
@@ -93,7 +93,7 @@ def picture_files(plan: dict[str, str]) -> Iterator[Sink]:
         encoded, data = cv2.imencode(os.path.splitext(target)[1], drawing)
         if not encoded:
             raise OSError(f"OpenCV cannot write {target!r}")
-        with whole_file(target) as partial, open(partial, "wb") as file:
+        with atomic_write(target) as partial, open(partial, "wb") as file:
             file.write(data.tobytes())
 
     yield write
@@ -123,7 +123,7 @@ def video_file(path: str, fps: float) -> Iterator[Sink]:
             raise ValueError(f"frame {frame.image_id} of {frame.name} is {this_size}, not {size}")
         writer.write(drawing)
 
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         try:
             yield write
         finally:

@@ -8,7 +8,7 @@ from detectron2.data.catalog import Metadata
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
-from ..files import whole_file
+from ..files import atomic_write
 from .sources import Frame
 
 
@@ -38,5 +38,5 @@ def coco_results(frame: Frame, instances: Instances, metadata: Metadata) -> list
 
 def write_results(path: str, results: list[dict[str, Any]]) -> None:
     """Write all results at once."""
-    with whole_file(path) as partial, open(partial, "w") as file:
+    with atomic_write(path) as partial, open(partial, "w") as file:
         json.dump(results, file)

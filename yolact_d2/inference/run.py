@@ -19,7 +19,7 @@ from .outputs import (
 from .pipeline import Stages, process
 from .predictor import Predictor
 from .results import coco_results
-from .sources import Pictures, Video
+from .sources import ImageFiles, Video
 
 # The rate always as frames per second, never as seconds per frame.
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
@@ -32,7 +32,7 @@ class Done(NamedTuple):
     """See :func:`coco_results`."""
 
 
-def open_output(source: Pictures | Video, output: str | None) -> AbstractContextManager[Sink]:
+def open_output(source: ImageFiles | Video, output: str | None) -> AbstractContextManager[Sink]:
     """Where the drawings of a source go, checked as far as that can be done before there are any.
 
     Args:
@@ -43,8 +43,8 @@ def open_output(source: Pictures | Video, output: str | None) -> AbstractContext
     """
     if output is None:
         check_display()
-        return window(wait=0 if isinstance(source, Pictures) else 1)
-    if isinstance(source, Pictures):
+        return window(wait=0 if isinstance(source, ImageFiles) else 1)
+    if isinstance(source, ImageFiles):
         plan = plan_pictures(source.paths, output)
         for target in plan.values():
             check_writable(target)
@@ -56,7 +56,7 @@ def open_output(source: Pictures | Video, output: str | None) -> AbstractContext
 
 def annotate(
     predictor: Predictor,
-    source: Pictures | Video,
+    source: ImageFiles | Video,
     output: AbstractContextManager[Sink] | None,
     *,
     batch_size: int,
@@ -71,7 +71,7 @@ def annotate(
         batch_size: how many frames go through the model at once.
         keep_results: collect the results in COCO's format. (Their masks take memory.)
     """
-    draw = predictor.draw if isinstance(source, Pictures) else VideoArtist(predictor.metadata)
+    draw = predictor.draw if isinstance(source, ImageFiles) else VideoArtist(predictor.metadata)
     if output is None:
         output, draw = nullcontext(lambda frame, drawing: None), lambda image, instances: image
     is_camera = isinstance(source, Video) and source.is_camera

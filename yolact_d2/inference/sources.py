@@ -27,7 +27,7 @@ class Frame(NamedTuple):
     """(H, W, 3) uint8, BGR."""
 
 
-def find_pictures(inputs: Sequence[str]) -> list[str]:
+def find_images(inputs: Sequence[str]) -> list[str]:
     """The picture files that are meant by files, folders and globs, each once.
 
     Args:
@@ -75,7 +75,7 @@ def picture_ids(paths: Sequence[str]) -> list[int]:
     return list(range(len(paths)))
 
 
-class Pictures:
+class ImageFiles:
     """Picture files as frames. One that cannot be read is left out, and recorded.
 
     Attributes:

@@ -1,4 +1,3 @@
-import logging
 import math
 from collections.abc import Callable, Sequence
 
@@ -19,7 +18,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checkpoint import check_weights, fit_state_dict, is_class_layer
+from ..checkpoint.names import translate
 from .criterion import YOLACTCriterion
 from .head import DensePredictions, YOLACTHead
 from .mask_iou_head import MaskIoUHead
@@ -69,8 +68,6 @@ class YOLACT(DenseDetector):
         test_topk_candidates: int = 200,
         test_score_thresh: float = 0.0,
         max_detections_per_image: int = 100,
-        weights: str = "",
-        new_classes: bool = False,
     ):
         """
         Args:
@@ -90,8 +87,6 @@ class YOLACT(DenseDetector):
             test_anchor_score_thresh: anchors whose best score is not above it never reach NMS.
             test_nms_thresh, test_topk_candidates, max_detections_per_image: for `nms`.
             test_score_thresh: detections with a lower score are left out of the result.
-            weights: the file that will be loaded, if known; one that does not fit is refused now.
-            new_classes: see :func:`fit_state_dict`.
         """
         super().__init__(
             backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std
@@ -115,8 +110,8 @@ class YOLACT(DenseDetector):
         self.test_score_thresh = test_score_thresh
         self.max_detections_per_image = max_detections_per_image
 
-        self.new_classes = new_classes
-        check_weights(weights, self.state_dict(), new_classes)
+        # So that checkpoints of the authors' code load as they are.
+        self.register_load_state_dict_pre_hook(_translate_names)
 
     @classmethod
     def from_config(cls, cfg):
@@ -169,24 +164,7 @@ class YOLACT(DenseDetector):
             "test_topk_candidates": cfg.MODEL.YOLACT.TOPK_CANDIDATES_TEST,
             "test_score_thresh": cfg.MODEL.YOLACT.SCORE_THRESH_TEST,
             "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
-            "weights": cfg.MODEL.WEIGHTS,
-            "new_classes": cfg.MODEL.YOLACT.NEW_CLASSES,
         }
-
-    def load_state_dict(self, state_dict: dict[str, Tensor], strict: bool = True, **kwargs):
-        """Load a checkpoint of this project or of the authors' code, or a backbone's.
-
-        Raises:
-            CheckpointMismatch: see :func:`fit_state_dict`.
-        """
-        fitted = fit_state_dict(state_dict, self.state_dict(), self.new_classes)
-        fresh = [key for key in self.state_dict() if key not in fitted and is_class_layer(key)]
-        if self.new_classes and fresh:
-            logging.getLogger(__name__).warning(
-                f"Left fresh, for another number of classes: {', '.join(fresh)}"
-            )
-            strict = False
-        return super().load_state_dict(fitted, strict, **kwargs)
 
     def forward(self, batched_inputs: list[dict]):
         """
@@ -364,6 +342,13 @@ class YOLACT(DenseDetector):
         num_kept = int((detections.scores >= self.test_score_thresh).sum())
         kept, classes, scores = (x[:num_kept] for x in detections)
         return boxes[kept], scores, classes, bounded(predictions.coefficients[candidates[kept]])
+
+
+def _translate_names(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
+    """Rename the tensors of this model in `state_dict`, in place."""
+    names = [name for name in state_dict if name.startswith(prefix)]
+    tensors = {name[len(prefix) :]: state_dict.pop(name) for name in names}
+    state_dict.update({prefix + name: x for name, x in translate(tensors).items()})
 
 
 def bounded(outputs: Tensor) -> Tensor:

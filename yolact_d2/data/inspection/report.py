@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
-from ...files import whole_file
+from ...files import atomic_write
 from .defects import KINDS, Defect
 
 _SHOWN = 20
@@ -47,5 +47,5 @@ def write_defects(defects: Sequence[Defect], path: str) -> None:
     Raises:
         OSError: if the file cannot be written.
     """
-    with whole_file(path) as partial, open(partial, "w") as file:
+    with atomic_write(path) as partial, open(partial, "w") as file:
         json.dump([defect._asdict() for defect in defects], file, indent=1)

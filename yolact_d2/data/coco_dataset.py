@@ -11,7 +11,7 @@ from .coco_json import read_checked_coco
 TRAIN_NAME, VAL_NAME = "own_train", "own_val"
 
 
-class Own(NamedTuple):
+class COCODataset(NamedTuple):
     """A data set of one's own."""
 
     json_file: str
@@ -19,10 +19,10 @@ class Own(NamedTuple):
     """The folder that the file names in the JSON are relative to."""
 
 
-def use_own_data(
+def use_coco_datasets(
     cfg: CfgNode,
-    train: Own | None,
-    val: Own | None,
+    train: COCODataset | None,
+    val: COCODataset | None,
     *,
     trained_with: CfgNode | None = None,
 ) -> None:
@@ -72,7 +72,7 @@ def use_own_data(
         cfg.DATASETS.TEST = (VAL_NAME,)
 
 
-def _register(name: str, own: Own) -> None:
+def _register(name: str, own: COCODataset) -> None:
     if name in DatasetCatalog:  # of an earlier run in this process
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
