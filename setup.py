@@ -1,43 +1,64 @@
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
-from setuptools.command.build_py import build_py
 
+ROOT = Path(__file__).resolve().parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "yolact_d2/__init__.py").read_text())[1]
 
-class BuildWithConfigs(build_py):
-    """Puts the configs into the package, where yolact_d2.model_zoo finds them without a clone."""
-
-    def run(self):
-        super().run()
-        if self.editable_mode:
-            return
-        target = Path(self.build_lib, "yolact_d2", "configs")
-        self.mkpath(str(target))
-        for path in sorted(Path(__file__).resolve().parent.glob("configs/*.yaml")):
-            self.copy_file(str(path), str(target / path.name))
-
+# Folders that an installed package needs too; like Detectron2's projects they stay outside it.
+FOLDERS = {"yolact_d2.configs": "configs", "yolact_d2.demo": "demo", "yolact_d2.tools": "tools"}
 
 setup(
     name="yolact_d2",
-    version="0.1.0",
-    description="YOLACT, real-time instance segmentation, for Detectron2",
+    version=VERSION,
+    description="YOLACT and YOLACT++, real-time instance segmentation, for Detectron2",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=("yolact_d2", "yolact_d2.*")),
-    cmdclass={"build_py": BuildWithConfigs},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+    packages=[*find_packages(include=("yolact_d2", "yolact_d2.*")), *FOLDERS],
+    package_dir=FOLDERS,
+    package_data={"yolact_d2": ["py.typed"], "yolact_d2.configs": ["*.yaml"]},
     python_requires=">=3.10",
     # Detectron2 is on no package index; README says how to install it.
     install_requires=[
         "torch>=2.6",
         "torchvision",
         "fvcore",
+        "iopath",
         "matplotlib",
         "numpy",
         "opencv-python",
         "Pillow",
         "pycocotools",
         "PyYAML",
-        "setuptools<81",  # Detectron2 imports pkg_resources
+        "tabulate",
         "tqdm",
     ],
-    extras_require={"test": ["pytest", "hypothesis"]},
+    extras_require={
+        "safetensors": ["safetensors"],
+        "test": ["hypothesis", "pytest", "safetensors"],
+        "dev": ["mypy", "ruff"],
+    },
+    entry_points={
+        "console_scripts": [
+            "yolact-train = yolact_d2.engine.train_net:main",
+            "yolact-demo = yolact_d2.demo.demo:main",
+            "yolact-convert-weights = yolact_d2.tools.convert_weights:main",
+            "yolact-inspect-dataset = yolact_d2.tools.inspect_dataset:main",
+            "yolact-visualize-predictions = yolact_d2.tools.visualize_predictions:main",
+            "yolact-visualize-prototypes = yolact_d2.tools.visualize_prototypes:main",
+        ]
+    },
 )

@@ -5,6 +5,8 @@ from .config import add_yolact_config, load_config
 from .inference import Predictor
 from .optimization import optimize_for_inference
 
+__version__ = "0.2.0"
+
 __all__ = [
     "Predictor",
     "add_yolact_config",
