@@ -1,20 +1,343 @@
-"""YOLACTCheckpointer, of files, of URLs, and after errors."""
+"""Loading checkpoints: what models accept, and what is said of checkpoints that do not fit."""
 
+import json
 import os
 import pickle
 import shutil
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
-from strange_files import Call
 from torch import nn
+from torchvision.models import resnet50
 
-from yolact_d2.checkpoint import CheckpointMismatch, YOLACTCheckpointer
+from yolact_d2 import load_config
+from yolact_d2.checkpoint import (
+    CheckpointMismatch,
+    SafeCheckpointer,
+    YOLACTCheckpointer,
+    check_weights_exist,
+    from_official,
+)
+
+TESTS = Path(__file__).resolve().parents[1]
+# The config of each published model.
+CONFIGS = {
+    "yolact_resnet50": "yolact_R_50_FPN_550",
+    "yolact_base": "yolact_R_101_FPN_550",
+    "yolact_darknet53": "yolact_darknet53_FPN_550",
+    "yolact_resnet50_pascal": "yolact_R_50_FPN_550_pascal",
+    "yolact_plus_resnet50": "yolact_plus_R_50_FPN_550",
+    "yolact_plus_base": "yolact_plus_R_101_FPN_550",
+}
+
+
+def official(name):
+    """Random tensors with the names and shapes of a published checkpoint."""
+    shapes = json.loads((TESTS / "data" / f"{name}.keys.json").read_text())
+    random = torch.Generator().manual_seed(1)
+    return {
+        key: torch.rand(shape, generator=random) if shape else torch.tensor(7)
+        for key, shape in shapes.items()
+    }
+
+
+def backbone_of(tensors):
+    prefix = "backbone."
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def build(name, *opts):
+    path = str(TESTS.parent / "configs" / f"{name}.yaml")
+    return build_model(load_config(path, ["MODEL.DEVICE", "cpu", *opts]))
+
+
+def save(tmp_path, content, name="some.pth"):
+    torch.save(content, tmp_path / name)
+    return str(tmp_path / name)
+
+
+def refused(model, path, warm_start=True, new_classes=False):
+    checkpointer = YOLACTCheckpointer(model, new_classes=new_classes)
+    with pytest.raises(CheckpointMismatch) as error:
+        (checkpointer.warm_start if warm_start else checkpointer.load)(path)
+    assert path in str(error.value)
+    return str(error.value)
+
+
+def assert_equal(got, expected):
+    assert got.keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.equal(got[key], value), key
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_published_checkpoint_fills_every_tensor(tmp_path, name):
+    theirs = official(name)
+    model = build(CONFIGS[name])
+    assert str(model.load_state_dict(theirs)) == "<All keys matched successfully>"
+    assert_equal(model.state_dict(), from_official(theirs))
+    YOLACTCheckpointer(model).load(save(tmp_path, theirs))
+    assert_equal(model.state_dict(), from_official(theirs))
+
+
+def test_stock_checkpointer_and_torch_take_the_authors_names(tmp_path):
+    theirs = official("yolact_resnet50_pascal")
+    ours = from_official(theirs)
+    model = build("yolact_R_50_FPN_550_pascal")
+    for content in (
+        theirs,
+        {"model": theirs},
+        {f"module.{key}": value for key, value in theirs.items()},
+    ):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+        DetectionCheckpointer(model).load(save(tmp_path, content))
+        assert_equal(model.state_dict(), ours)
+    wrapped = nn.ModuleDict({"detector": model})
+    wrapped.load_state_dict({f"detector.{key}": value for key, value in theirs.items()})
+
+    # The contract of torch: what is missing is returned, or raised where `strict` asks for it.
+    missing = model.load_state_dict({}, strict=False).missing_keys
+    assert set(missing) == {key for key in ours if not key.endswith("num_batches_tracked")}
+    del theirs["proto_net.8.bias"]
+    result = model.load_state_dict({**theirs, "other": torch.zeros(1)}, strict=False)
+    assert result.missing_keys == ["protonet.upsampled_conv.bias"]
+    assert result.unexpected_keys == ["other"]
+    with pytest.raises(RuntimeError, match="protonet.upsampled_conv.bias"):
+        model.load_state_dict(theirs)
+
+
+def test_checkpoint_of_version_1_loads(tmp_path):
+    theirs = {k: v for k, v in official("yolact_resnet50").items() if "num_batches" not in k}
+    theirs["backbone.layer1.0.conv1.weight"] = torch.zeros(1)
+    theirs["fpn.downsample_layers.2.weight"] = torch.zeros(1)
+    model = build("yolact_R_50_FPN_550")
+    YOLACTCheckpointer(model).load(save(tmp_path, theirs))
+    assert torch.equal(model.protonet.prototypes.weight, theirs["proto_net.10.weight"])
+
+
+def test_saved_checkpoint_loads_again(tmp_path):
+    model = build("yolact_shapes")
+    YOLACTCheckpointer(model, str(tmp_path)).save("saved", iteration=3)
+    again = build("yolact_shapes")
+    rest = YOLACTCheckpointer(again).load(str(tmp_path / "saved.pth"))
+    assert rest == {"iteration": 3}
+    assert_equal(again.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize("name", ["yolact_resnet50", "yolact_darknet53"])
+def test_backbone_file_of_the_authors_fills_the_backbone_alone(tmp_path, name):
+    theirs = official(name)
+    plain = {**backbone_of(theirs), "fc.weight": torch.zeros(1000, 2048)}
+    model = build(CONFIGS[name])
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    path = save(tmp_path, plain)
+    YOLACTCheckpointer(model).warm_start(path)
+    backbone = {k: v for k, v in from_official(theirs).items() if ".bottom_up." in k}
+    assert_equal(model.state_dict(), {**before, **backbone})
+    # A model that predicts needs more than a backbone.
+    assert "missing: backbone.fpn_" in refused(model, path, warm_start=False)
+
+
+@pytest.fixture(scope="module")
+def torchvision_resnet():
+    """torchvision's ResNet-50 in evaluation mode, with statistics that matter."""
+    model = resnet50(weights=None).eval()
+    random = torch.Generator().manual_seed(3)
+    for key, value in model.state_dict().items():
+        if (".bn" in key or key.startswith("bn1") or "downsample.1" in key) and "num_b" not in key:
+            value.copy_(torch.rand(value.shape, generator=random) * 0.5 + 0.5)
+    return model
+
+
+def test_torchvisions_resnet_computes_the_same_here(tmp_path, torchvision_resnet):
+    t = torchvision_resnet
+    path = save(tmp_path, t.state_dict(), "resnet50-0676ba61.pth")
+    model = build("yolact_R_50_FPN_550")
+    YOLACTCheckpointer(model).warm_start(path)
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        got = model.backbone.bottom_up.eval()(image)
+        expected = t.layer1(t.maxpool(t.relu(t.bn1(t.conv1(image)))))
+        for level, layer in (("res3", t.layer2), ("res4", t.layer3), ("res5", t.layer4)):
+            expected = layer(expected)
+            assert expected.std() > 0
+            torch.testing.assert_close(got[level], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_deformable_blocks_start_from_an_ordinary_backbone(tmp_path, torchvision_resnet):
+    theirs = torchvision_resnet.state_dict()
+    model = build("yolact_plus_R_50_FPN_550")
+    YOLACTCheckpointer(model).warm_start(save(tmp_path, theirs))
+    block = model.backbone.bottom_up.res4[1]
+    assert torch.equal(block.conv2.weight, theirs["layer3.1.conv2.weight"])
+    assert torch.equal(block.conv2.norm.running_var, theirs["layer3.1.bn2.running_var"])
+    conv = block.conv2
+    for zero in (conv.bias, conv.conv_offset_mask.weight, conv.conv_offset_mask.bias):
+        assert not zero.any()
+
+
+def test_incomplete_backbones_are_refused(tmp_path):
+    model = build("yolact_plus_R_50_FPN_550")
+    for name, missing in (
+        ("yolact_resnet50", "conv2.weight"),
+        ("yolact_resnet50", "bn2.bias"),
+        ("yolact_resnet50", "conv3.weight"),
+        ("yolact_plus_resnet50", "conv2.conv_offset_mask.bias"),
+    ):
+        plain = backbone_of(official(name))
+        del plain[f"layers.2.1.{missing}"]
+        message = refused(model, save(tmp_path, plain))
+        assert "missing: backbone.bottom_up.res4.1.conv" in message
+
+
+def test_backbone_without_statistics_loads(tmp_path):
+    """As Detectron2's MSRA models are."""
+    model = build("yolact_R_50_FPN_550")
+    tensors = {
+        key: torch.full_like(value, 0.5)
+        for key, value in model.state_dict().items()
+        if ".bottom_up." in key and ".running_" not in key and "num_batches" not in key
+    }
+    YOLACTCheckpointer(model).warm_start(save(tmp_path, tensors))
+    assert (model.backbone.bottom_up.stem.conv1.weight == 0.5).all()
+
+
+def test_backbone_of_detectron2s_model_zoo(tmp_path):
+    """A .pkl whose names Detectron2 matches by their ends, like the zoo's torchvision/R-50.pkl."""
+    model = build("yolact_R_50_FPN_550")
+    prefix = "backbone.bottom_up."
+    random = torch.Generator().manual_seed(2)
+    arrays = {
+        key[len(prefix) :]: torch.rand(value.shape, generator=random).numpy()
+        for key, value in model.state_dict().items()
+        if key.startswith(prefix) and not key.endswith("num_batches_tracked")
+    }
+    classifier = {"stem.fc.weight": arrays["res5.2.conv3.norm.weight"]}
+    content = {
+        "model": {**arrays, **classifier},
+        "__author__": "torchvision",
+        "matching_heuristics": True,
+    }
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content))
+    YOLACTCheckpointer(model).warm_start(str(tmp_path / "R-50.pkl"))
+    got = model.state_dict()
+    for key, value in arrays.items():
+        assert torch.equal(got[prefix + key], torch.from_numpy(value)), key
+
+
+def test_fine_tuning_initialises_the_class_layers_anew(tmp_path, caplog):
+    theirs = official("yolact_plus_resnet50")
+    model = build("yolact_plus_R_50_FPN_550", "MODEL.YOLACT.NUM_CLASSES", 3)
+    path = save(tmp_path, theirs)
+    message = refused(model, path)
+    assert "80 classes" in message and "3 classes" in message and "NEW_CLASSES" in message
+    YOLACTCheckpointer(model, new_classes=True).warm_start(path)
+    layers = ("head.cls_score", "sem_seg_conv", "mask_iou_head.predictor")
+    fresh = [f"{layer}.{leaf}" for layer in layers for leaf in ("weight", "bias")]
+    for key, value in from_official(theirs).items():
+        assert (key in fresh) or torch.equal(model.state_dict()[key], value), key
+    assert all(f"Skip loading parameter '{key}'" in caplog.text for key in fresh)
+    # Only training may start like this.
+    assert "NEW_CLASSES" in refused(model, path, warm_start=False, new_classes=True)
+
+
+@pytest.mark.parametrize(
+    "key, value, skipped",
+    [
+        ("MODEL.YOLACT.PROTONET.NUM_PROTOTYPES", 8, "protonet.prototypes.weight"),
+        ("MODEL.FPN.OUT_CHANNELS", 32, "backbone.fpn_lateral3.weight"),
+        ("MODEL.YOLACT.HEAD_CONV_DIM", 64, "head.cls_score.weight"),
+    ],
+)
+def test_warm_start_with_other_widths_loads_what_fits(tmp_path, caplog, key, value, skipped):
+    before = build("yolact_shapes").state_dict()
+    model = build("yolact_shapes", key, value)
+    path = save(tmp_path, {"model": before})
+    YOLACTCheckpointer(model).warm_start(path)
+    assert f"Skip loading parameter '{skipped}'" in caplog.text
+    num_loaded = 0
+    for name, tensor in model.state_dict().items():
+        if tensor.shape == before[name].shape:
+            assert torch.equal(tensor, before[name])
+            num_loaded += 1
+    assert num_loaded > 100
+    assert skipped in refused(model, path, warm_start=False)
+
+
+def test_any_wrong_tensor_is_refused(tmp_path):
+    model = build("yolact_plus_shapes")
+    tensors = model.state_dict()
+    checkpointer = YOLACTCheckpointer(model)
+    for key in tensors:
+        if key.endswith("num_batches_tracked"):
+            continue
+        without = {name: value for name, value in tensors.items() if name != key}
+        for wrong in (
+            without,
+            {**tensors, key: torch.zeros(7)},
+            {**without, "other": tensors[key]},
+        ):
+            with pytest.raises(CheckpointMismatch):
+                checkpointer._load_model({"model": wrong})
+
+
+def test_yolact_and_yolact_plus_are_told_apart(tmp_path):
+    plus = save(tmp_path, official("yolact_plus_resnet50"), "plus.pth")
+    plain = save(tmp_path, official("yolact_resnet50"), "plain.pth")
+    message = refused(build("yolact_R_50_FPN_550"), plus)
+    assert (
+        "this is yolact_plus_resnet50 (YOLACT++ with ResNet-50, 80 classes, 9 anchors a cell, 13 "
+        "deformable blocks, mask re-scoring)" in message
+    )
+    message = refused(build("yolact_plus_R_50_FPN_550"), plain)
+    assert "this is yolact_resnet50 (" in message
+    assert "the config's model is yolact_plus_resnet50 (" in message
+    message = refused(build("yolact_plus_R_101_FPN_550"), plus)
+    assert "the config's model is yolact_plus_base (" in message
+
+
+def test_other_backbones_and_intervals_are_refused(tmp_path):
+    model = build("yolact_R_50_FPN_550")
+    message = refused(model, save(tmp_path, official("yolact_darknet53")))
+    assert "this is yolact_darknet53 (" in message
+    assert "the config's model is yolact_resnet50 (" in message
+    assert "missing: backbone.bottom_up.stem.conv1.weight" in message
+    assert "unexpected: backbone.bottom_up" in message and "more" in message
+    theirs = official("yolact_base")
+    assert "this is yolact_base" in refused(model, save(tmp_path, theirs))
+    assert "this is a bare ResNet-101" in refused(model, save(tmp_path, backbone_of(theirs)))
+
+    model = build("yolact_plus_R_101_FPN_550", "MODEL.RESNETS.DEFORM_INTERVAL", 1)
+    message = refused(model, save(tmp_path, official("yolact_plus_base")))
+    assert "11 deformable blocks" in message and "30 deformable blocks" in message
+    assert "missing: backbone.bottom_up.res3.1.conv2.bias" in message
+
+
+def test_wrong_number_of_classes_is_refused_with_the_two_ways_out(tmp_path):
+    path = save(tmp_path, official("yolact_resnet50_pascal"))
+    for warm_start in (False, True):
+        message = refused(build("yolact_R_50_FPN_550"), path, warm_start)
+        assert "this is yolact_resnet50_pascal (YOLACT with ResNet-50, 20 classes" in message
+        assert "MODEL.YOLACT.NEW_CLASSES" in message and "MODEL.YOLACT.NUM_CLASSES" in message
+        assert "head.cls_score.weight (63, 256, 3, 3) for (243, 256, 3, 3)" in message
+
+
+def test_incomplete_and_foreign_checkpoints_are_refused(tmp_path):
+    model = build("yolact_shapes")
+    tensors = {k: v for k, v in model.state_dict().items() if not k.startswith("head.")}
+    assert "missing: head." in refused(model, save(tmp_path, tensors))
+    other = {"model": {"proposal_generator.anchor_deltas.weight": torch.zeros(4)}}
+    message = refused(model, save(tmp_path, other))
+    assert "this is no checkpoint of YOLACT (it has proposal_generator)" in message
+    assert "unexpected: proposal_generator.anchor_deltas.weight" in message
+    assert "it has no tensors" in refused(model, save(tmp_path, {}))
 
 
 class Small(nn.Module):
@@ -25,23 +348,10 @@ class Small(nn.Module):
         self.conv = nn.Conv2d(3, 4, 1)
 
 
-@pytest.fixture
-def model():
-    return Small()
-
-
-def weights(**extra):
+def weights():
     random = torch.Generator().manual_seed(0)
-    tensors = {
-        "conv.weight": torch.rand(4, 3, 1, 1, generator=random),
-        "conv.bias": torch.rand(4, generator=random),
-    }
-    return {**tensors, **extra}
-
-
-def assert_loaded(model):
-    expected = weights()
-    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+    shapes = {"conv.weight": (4, 3, 1, 1), "conv.bias": (4,)}
+    return {key: torch.rand(shape, generator=random) for key, shape in shapes.items()}
 
 
 def arrays():
@@ -50,7 +360,7 @@ def arrays():
 
 @pytest.fixture
 def web(tmp_path):
-    """A folder of what https://example.org has."""
+    """A folder with the files of https://example.org."""
     folder = tmp_path / "web"
     folder.mkdir()
 
@@ -71,99 +381,49 @@ def web(tmp_path):
     del PathManager._path_handlers["https://example.org/"]
 
 
-def write(path, content):
-    if path.suffix == ".pkl":
-        path.write_bytes(pickle.dumps(content, 2))
-    else:
-        torch.save(content, path)
-    return path
-
-
-@pytest.mark.parametrize("remote", [False, True])
 @pytest.mark.parametrize(
     "name, content",
     [
         ("plain.pth", weights()),
-        ("ours.pth", {"model": weights(), "iteration": 3}),
+        ("saved.pth", {"model": weights(), "iteration": 3}),
         ("parallel.pth", {"model": {f"module.{k}": v for k, v in weights().items()}}),
         ("zoo.pkl", {"model": arrays(), "__author__": "x"}),
         ("caffe2.pkl", {"blobs": dict(zip(["conv_w", "conv_b"], arrays().values()))}),
     ],
 )
-def test_loads_what_detectron2_loads(tmp_path, web, model, remote, name, content):
-    write((web if remote else tmp_path) / name, content)
-    path = f"https://example.org/{name}" if remote else str(tmp_path / name)
-    rest = YOLACTCheckpointer(model).load(path)
-    assert_loaded(model)
-    again = Small()
-    expected = DetectionCheckpointer(again).load(path)
-    assert_loaded(again)
-    assert rest == expected
+def test_other_models_load_as_with_detectron2(tmp_path, web, name, content):
+    for folder, prefix in ((tmp_path, f"{tmp_path}/"), (web, "https://example.org/")):
+        if name.endswith(".pkl"):
+            (folder / name).write_bytes(pickle.dumps(content, 2))
+        else:
+            torch.save(content, folder / name)
+        results = []
+        for kind in (SafeCheckpointer, DetectionCheckpointer):
+            model = Small()
+            results.append(kind(model).load(prefix + name))
+            assert_equal(model.state_dict(), weights())
+        assert results[0] == results[1]
 
 
-def test_names_are_matched_if_the_url_asks(web, model):
-    write(web / "some.pth", {"weight": weights()["conv.weight"], "bias": weights()["conv.bias"]})
-    YOLACTCheckpointer(model).load("https://example.org/some.pth?matching_heuristics=True")
-    assert_loaded(model)
-    with pytest.raises(ValueError, match="Unsupported query"):
-        YOLACTCheckpointer(model).load("https://example.org/some.pth?other=True")
-
-
-@pytest.mark.parametrize("remote", [False, True])
-@pytest.mark.parametrize("name", ["some.pth", "some.pkl", "some.pyth"])
-def test_nothing_runs(tmp_path, web, model, remote, name):
-    mark = tmp_path / "mark"
-    write((web if remote else tmp_path) / name, {"model": Call(os.mkdir, str(mark))})
-    path = f"https://example.org/{name}" if remote else str(tmp_path / name)
+def test_misfit_names_the_url_and_the_checkpointer_works_afterwards(web, tmp_path):
+    model = build("yolact_shapes")
+    torch.save(weights(), web / "some.pth")
     checkpointer = YOLACTCheckpointer(model)
-    with pytest.raises(CheckpointMismatch, match=name):
-        checkpointer.load(path)
-    assert not mark.exists()
-    # Detectron2's own could not be used again.
-    write(tmp_path / "good.pth", weights())
-    checkpointer.load(str(tmp_path / "good.pth"))
-    assert_loaded(model)
+    for url in ("https://example.org/some.pth", "https://example.org/some.pth"):
+        with pytest.raises(CheckpointMismatch, match=f"{url}: this is no"):
+            checkpointer.load(url)
+    checkpointer.load(save(tmp_path, model.state_dict()))
 
 
-@pytest.mark.parametrize("name", ["some.pth", "some.pkl", "some.pyth"])
-def test_nothing_runs_where_a_model_is_built(shapes_cfg, tmp_path, name):
-    """So that Detectron2's predictor and trainer never see the file."""
-    mark = tmp_path / "mark"
-    shapes_cfg.MODEL.WEIGHTS = str(write(tmp_path / name, {"model": Call(os.mkdir, str(mark))}))
-    with pytest.raises(CheckpointMismatch, match=f"{name} .*(pycls|not loaded from strangers)"):
-        build_model(shapes_cfg)
-    assert not mark.exists()
+def test_names_are_matched_if_the_url_asks_for_it(web):
+    model = Small()
+    torch.save({"weight": weights()["conv.weight"], "bias": weights()["conv.bias"]}, web / "a.pth")
+    SafeCheckpointer(model).load("https://example.org/a.pth?matching_heuristics=True")
+    assert_equal(model.state_dict(), weights())
 
 
-def test_files_of_pycls_are_not_downloaded(shapes_cfg):
-    shapes_cfg.MODEL.WEIGHTS = "https://example.org/some.pyth"
-    with pytest.raises(CheckpointMismatch, match="some.pyth is a file of pycls"):
-        build_model(shapes_cfg)
-
-
-def test_misfit_names_what_was_asked_for(shapes_cfg, web):
-    model = build_model(shapes_cfg)
-    write(web / "some.pth", weights())
-    with pytest.raises(CheckpointMismatch, match="https://example.org/some.pth: this is no"):
-        YOLACTCheckpointer(model).load("https://example.org/some.pth")
-
-
-@pytest.mark.parametrize("content", [{"model": {"w": 1}}, {"w": 1}, {"model": [1]}])
-def test_file_without_tensors_is_named(tmp_path, model, content):
-    path = write(tmp_path / "some.pth", content)
-    with pytest.raises(CheckpointMismatch, match="some.pth .*no dict of tensors"):
-        YOLACTCheckpointer(model).load(str(path))
-
-
-def test_saves_and_resumes(tmp_path, model):
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.25, momentum=0.5)
-    model.load_state_dict(weights())
-    checkpointer = YOLACTCheckpointer(model, str(tmp_path), optimizer=optimizer)
-    checkpointer.save("last", iteration=5)
-    again = Small()
-    other = torch.optim.SGD(again.parameters(), lr=1.0)
-    resumed = YOLACTCheckpointer(again, str(tmp_path), optimizer=other)
-    assert resumed.resume_or_load("", resume=True) == {"iteration": 5}
-    assert_loaded(again)
-    assert other.param_groups[0]["lr"] == 0.25
-    assert np.isclose(other.param_groups[0]["momentum"], 0.5)
+def test_missing_weights_are_named(tmp_path):
+    with pytest.raises(ValueError, match="MODEL.WEIGHTS: there is no file '.*nowhere.pth'"):
+        check_weights_exist(str(tmp_path / "nowhere.pth"))
+    for weights in ("", "https://example.org/some.pth", save(tmp_path, {})):
+        check_weights_exist(weights)

@@ -129,8 +129,8 @@ def unknown_keys(state_dict: StateDict) -> list[str]:
 def _rename(state_dict: StateDict, names: dict[str, str]) -> StateDict:
     renamed = {}
     for key, value in state_dict.items():
-        module, _, leaf = key.rpartition(".")
-        renamed[f"{names.get(module, module)}.{leaf}"] = value
+        module, dot, leaf = key.rpartition(".")
+        renamed[f"{names.get(module, module)}{dot}{leaf}"] = value
     return renamed
 
 
