@@ -116,22 +116,17 @@ def test_adds_nothing_to_a_config_that_is_not_asked_for():
         assert cfg[section][leaf] == before[section][leaf]
 
 
-@pytest.mark.parametrize(
-    "key, known",
-    [
+def test_unknown_variants_and_levels_are_named_with_the_known_ones(shapes_cfg):
+    for key, known in (
         ("MODEL.BACKBONE.NAME", "build_yolact_darknet53_fpn_backbone"),
         ("MODEL.ANCHOR_GENERATOR.NAME", "YOLACTAnchorGenerator"),
         ("MODEL.YOLACT.NMS", "batched_nms, cross_class_fast_nms, fast_nms"),
         ("MODEL.YOLACT.PROTONET.NAME", "Protonet"),
-    ],
-)
-def test_unknown_variant_is_named_with_the_known_ones(shapes_cfg, key, known):
-    shapes_cfg.merge_from_list([key, "nothing"])
-    with pytest.raises(ValueError, match=f"{key} is 'nothing'.*one of: .*{known}"):
-        build_model(shapes_cfg)
-
-
-def test_unknown_level_is_named_with_the_known_ones(shapes_cfg):
+    ):
+        cfg = shapes_cfg.clone()
+        cfg.merge_from_list([key, "nothing"])
+        with pytest.raises(ValueError, match=f"{key} is 'nothing'.*one of: .*{known}"):
+            build_model(cfg)
     shapes_cfg.merge_from_list(["MODEL.YOLACT.IN_FEATURES", ["p2", "p3"]])
     with pytest.raises(ValueError, match=r"IN_FEATURES: no level \['p2'\].*'p3', 'p4'"):
         build_model(shapes_cfg)
@@ -151,107 +146,50 @@ def write(tmp_path):
     return write
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "!!python/object/apply:os.mkdir [%s]",
-        "!!python/object/apply:os.system ['mkdir %s']",
-        "!!python/object/new:os.mkdir [%s]",
+def test_python_in_a_config_is_never_executed(write, tmp_path):
+    mark = tmp_path / "mark"
+    for value in (
+        f"!!python/object/apply:os.mkdir [{mark}]",
+        f"!!python/object/new:os.mkdir [{mark}]",
         "!!python/name:os.mkdir",
-        "!!python/module:antigravity",
         "!!python/tuple [1, 2]",
-    ],
-)
-@pytest.mark.parametrize("where", ["itself", "base"])
-def test_config_that_asks_for_python_is_refused(write, tmp_path, value, where):
-    mark = tmp_path / "mark"
-    path = write(f"MODEL:\n  WEIGHTS: {value.replace('%s', str(mark))}\n")
-    asking = path
-    if where == "base":
-        path = write("_BASE_: [some.yaml]\n", "other.yaml")
-    with pytest.raises(yaml.YAMLError, match="python/") as error:
-        load_config(path)
-    assert asking in str(error.value)
-    assert not mark.exists()
-
-
-def test_the_value_above_would_run(write, tmp_path):
-    """So that the test above can fail."""
-    mark = tmp_path / "mark"
-    path = write(f"MODEL:\n  WEIGHTS: !!python/object/apply:os.mkdir [{mark}]\n")
-    get_cfg().merge_from_file(path)
+    ):
+        path = write(f"MODEL:\n  WEIGHTS: {value}\n")
+        based_on_it = write("_BASE_: some.yaml\n", "other.yaml")
+        for config in (path, based_on_it):
+            with pytest.raises(yaml.YAMLError, match="python/") as error:
+                load_config(config)
+            assert path in str(error.value)
+            assert not mark.exists()
+    # So that the assertions above can fail.
+    get_cfg().merge_from_file(
+        write(f"MODEL: {{WEIGHTS: !!python/object/apply:os.mkdir [{mark}]}}\n")
+    )
     assert mark.exists()
 
 
-def test_python_is_run_for_detectron2s_own_configs_alone(tmp_path):
-    """Those of RetinaNet have expressions in them, and are installed with Detectron2's code."""
+def test_python_is_executed_in_detectron2s_own_configs_alone(tmp_path):
     path = model_zoo.get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
     sizes = load_config(path).MODEL.ANCHOR_GENERATOR.SIZES
     assert sizes == [[x * 2 ** (i / 3) for i in range(3)] for x in (32, 64, 128, 256, 512)]
-
-    # The base of a link is that of the file, not what lies where the base of the link would.
-    mark = tmp_path / "mark"
-    text = f"MODEL:\n  WEIGHTS: !!python/object/apply:os.mkdir [{mark}]\n"
-    (tmp_path / "Base-RetinaNet.yaml").write_text(text)
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "link.yaml").symlink_to(path)
-    assert load_config(str(tmp_path / "folder" / "link.yaml")).MODEL.ANCHOR_GENERATOR.SIZES == sizes
-    copy = shutil.copy(path, tmp_path / "folder" / "copy.yaml")
-    with pytest.raises(yaml.YAMLError, match="python/object/apply:os.mkdir"):
-        load_config(copy)
+    copy = shutil.copy(path, tmp_path / "copy.yaml")
+    shutil.copy(os.path.join(os.path.dirname(path), "../Base-RetinaNet.yaml"), tmp_path.parent)
     (tmp_path / "other.yaml").write_text(f"_BASE_: {path}\n")
-    with pytest.raises(yaml.YAMLError, match="python/object/apply:eval"):
-        load_config(str(tmp_path / "other.yaml"))
-    assert not mark.exists()
+    for config in (copy, tmp_path / "other.yaml"):
+        with pytest.raises(yaml.YAMLError, match="python/object/apply:eval"):
+            load_config(str(config))
 
 
 def test_saved_config_is_read_again(write):
-    """As training saves it: tuples are lists there, and equal ones may be aliases."""
+    """As training saves it: tuples become lists."""
     cfg = load_config(CONFIGS[0], ["SOLVER.STEPS", (3, 5), "DATASETS.TEST", ("a", "b")])
-    cfg.MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS = ()
-    cfg.MODEL.YOLACT.CLASS_NAMES = names = ["a", "b"]
-    cfg.DATASETS.TEST = ("a", "b")
-    cfg.MODEL.YOLACT.IN_FEATURES = names
-    text = cfg.dump()
-    assert "&id001" in text and "*id001" in text
-    assert load_config(write(text)) == cfg
+    cfg.MODEL.YOLACT.CLASS_NAMES = ["a", "b"]
+    cfg.MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS = ()  # tuples of tuples of Detectron2's
+    assert load_config(write(cfg.dump())) == cfg
 
 
-def _nine_times(step):
-    lines = [step.format(i=i, nine=", ".join([f"*a{i - 1}"] * 9)) for i in range(1, 30)]
-    return "a0: &a0 {x: 1}\n" + "\n".join(lines)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        _nine_times("a{i}: &a{i} [{nine}]"),
-        _nine_times("a{i}: &a{i} {{<<: [{nine}]}}"),
-        "MODEL: &a\n  BACKBONE: *a\n",
-        "MODEL: &a [*a]\n",
-    ],
-)
-@pytest.mark.parametrize("where", ["itself", "base"])
-def test_aliases_that_stand_for_too_much_are_refused(write, text, where):
-    path = write(text)
-    if where == "base":
-        path = write("_BASE_: some.yaml\n", "other.yaml")
-    with pytest.raises(ValueError, match="some.yaml has more than 100000 values"):
-        load_config(path)
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("_BASE_: some.yaml\n", "its own _BASE_"),
-        ("MODEL: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
-        ("# " + "x" * 1_000_001, "longer than 1000000"),
-        ("", "it has no keys"),
-        ("[1, 2]", "it has no keys"),
-        ("MODEL: [", "expected the node content"),
-    ],
-)
-def test_what_is_no_config_is_named(write, text, message):
-    with pytest.raises((ValueError, yaml.YAMLError), match=message) as error:
-        load_config(write(text))
-    assert "some.yaml" in str(error.value)
+def test_files_that_are_no_config_are_named(write):
+    for text in ("_BASE_: some.yaml\n", "[1, 2]", "some text", "MODEL: ["):
+        with pytest.raises((ValueError, yaml.YAMLError)) as error:
+            load_config(write(text))
+        assert "some.yaml" in str(error.value), text
