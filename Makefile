@@ -1,5 +1,6 @@
 # make demo   set up, train on the generated shapes, evaluate, draw   -> output/demo/
 # make test   set up, run the tests
+# make lint   set up, check style and types
 #
 # VENV=<path>         another virtual environment than .venv, an existing one too
 # DETECTRON2=<source> another source of Detectron2: a path, a wheel or a URL
@@ -12,11 +13,12 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 SHAPES := configs/yolact_shapes.yaml
 
-.PHONY: setup demo test
+.PHONY: setup demo test lint
 
 setup: $(VENV)/.yolact_d2
 
-# What is installed already, in the system too, is left alone.
+# Packages that are installed already, in the system too, stay as they are. Detectron2 imports
+# pkg_resources, which setuptools has no more since version 81.
 $(VENV)/.yolact_d2: setup.py Makefile
 	$(PIP) --version > /dev/null 2>&1 || $(PYTHON) -m venv --system-site-packages $(VENV)
 	$(RUN) -c "import torch, torchvision" 2> /dev/null || $(PIP) install torch torchvision
@@ -27,7 +29,7 @@ $(VENV)/.yolact_d2: setup.py Makefile
 			"Two ways out:" \
 			"  make $(MAKECMDGOALS) DETECTRON2=<path of a clone, wheel or URL>" \
 			"  install it yourself into $(VENV), then make $(MAKECMDGOALS) again"; exit 1; }
-	$(PIP) install -q --no-build-isolation -e ".[test]"
+	$(PIP) install -q --no-build-isolation -e ".[test,dev]"
 	touch $@
 
 demo: setup
@@ -37,3 +39,8 @@ demo: setup
 
 test: setup
 	$(RUN) -m pytest
+
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
