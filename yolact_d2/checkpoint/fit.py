@@ -3,15 +3,7 @@
 import re
 from typing import Any
 
-from .names import (
-    StateDict,
-    from_plain_backbone,
-    is_official,
-    is_plain_backbone,
-    to_official,
-    translate,
-    unknown_keys,
-)
+from .names import StateDict, translate
 from .reading import CheckpointMismatch
 
 _BOTTOM_UP = "backbone.bottom_up."
@@ -19,7 +11,11 @@ _BOTTOM_UP = "backbone.bottom_up."
 _CLASS_LAYERS = ("head.cls_score.", "sem_seg_conv.", "mask_iou_head.predictor.")
 # ImageNet classifiers, which backbone files may contain.
 _CLASSIFIER = re.compile(r"(^|\.)(fc|linear)")
-_RESNETS = {(2, 2, 2, 2): "ResNet-18", (3, 4, 6, 3): "ResNet-50", (3, 4, 23, 3): "ResNet-101"}
+_RESNETS: dict[tuple[int, ...], str] = {
+    (2, 2, 2, 2): "ResNet-18",
+    (3, 4, 6, 3): "ResNet-50",
+    (3, 4, 23, 3): "ResNet-101",
+}
 # Keys: backbone, classes, anchors per location, deformable blocks, mask re-scoring.
 _OFFICIAL_NAMES = {
     ("ResNet-50", 80, 3, 0, False): "yolact_resnet50",
@@ -79,12 +75,11 @@ def check_fit(
 
 
 def _is_backbone(loaded: StateDict, model: StateDict) -> bool:
-    names = translate(loaded)
-    if not any(key in model for key in names):  # a .pkl of Detectron2, matched by heuristics
-        return not is_official(loaded)
-    return all(
-        key.startswith(_BOTTOM_UP) for key in names if key in model or not _CLASSIFIER.search(key)
-    )
+    """Whether a checkpoint has no part of the model but the backbone.
+
+    The names in Detectron2's .pkl files are not the model's.
+    """
+    return all(key.startswith(_BOTTOM_UP) for key in translate(loaded) if key in model)
 
 
 def _is_needed(key: str, loaded: StateDict, model: StateDict) -> bool:
@@ -114,24 +109,20 @@ def _first(what: str, keys: list[str], limit: int = 3) -> str:
 
 def describe(state_dict: StateDict) -> str:
     """Say in a few words which model a state dict, under any known names, belongs to."""
-    official = state_dict
-    if is_plain_backbone(state_dict):
-        official = from_plain_backbone(state_dict)
-    if not is_official(official):
-        official = to_official(official)
-    backbone = _backbone_name(official)
-    if not any(key.startswith("prediction_layers.") for key in official):
-        if backbone and not unknown_keys({k: v for k, v in official.items() if "fc." not in k}):
+    ours = translate(state_dict)
+    backbone = _backbone_name(ours)
+    if not any(key.startswith("head.") for key in ours):
+        if backbone and all(k.startswith(_BOTTOM_UP) or _CLASSIFIER.search(k) for k in ours):
             return f"a bare {backbone}"
         prefixes = sorted({key.split(".")[0] for key in state_dict})
         return f"no checkpoint of YOLACT (it has {', '.join(prefixes[:5]) or 'no tensors'})"
 
     backbone = backbone or "no known backbone"
-    num_deformable = sum(key.endswith(".conv_offset_mask.weight") for key in official)
-    rescoring = any(key.startswith("maskiou_net.") for key in official)
+    num_deformable = sum(key.endswith(".conv_offset_mask.weight") for key in ours)
+    rescoring = any(key.startswith("mask_iou_head.") for key in ours)
     model = "YOLACT++" if num_deformable and rescoring else "YOLACT"
-    num_outputs = len(official.get("prediction_layers.0.conf_layer.bias", ()))
-    num_anchors = len(official.get("prediction_layers.0.bbox_layer.bias", ())) // 4
+    num_outputs = len(ours.get("head.cls_score.bias", ()))
+    num_anchors = len(ours.get("head.bbox_pred.bias", ())) // 4
     if num_anchors == 0 or num_outputs == 0:
         return f"an incomplete checkpoint of {model} with {backbone}"
     num_classes = num_outputs // num_anchors - 1
@@ -144,12 +135,10 @@ def describe(state_dict: StateDict) -> str:
     return f"{known} ({text})" if known else text
 
 
-def _backbone_name(official: StateDict) -> str | None:
-    if any(key.startswith("backbone._preconv.") for key in official):
+def _backbone_name(ours: StateDict) -> str | None:
+    if any(key.startswith(f"{_BOTTOM_UP}dark") for key in ours):
         return "DarkNet-53"
-    blocks = [re.match(r"backbone\.layers\.(\d+)\.(\d+)\.", key) for key in official]
-    found = {(int(m[1]), int(m[2])) for m in blocks if m}
-    if not found:
-        return None
-    counts = tuple(sum(stage == i for stage, _ in found) for i in range(4))
-    return _RESNETS.get(counts, f"ResNet of {counts} blocks")
+    matches = [re.match(rf"{re.escape(_BOTTOM_UP)}res(\d)\.(\d+)\.", key) for key in ours]
+    blocks = {(int(m[1]), int(m[2])) for m in matches if m}
+    counts = tuple(sum(stage == i for stage, _ in blocks) for i in range(2, 6))
+    return _RESNETS.get(counts, f"ResNet of {counts} blocks") if blocks else None
