@@ -308,7 +308,7 @@ def test_random_patch_keeps_images_whole_without_an_object_in_reach():
     assert len(rects) > 0 and (rects[:, 2:] >= 1).all()
 
 
-# Flip, resize and config
+# Resize and config
 
 
 def test_recipe_of_the_paper():
@@ -339,23 +339,20 @@ def test_each_switch_removes_its_augmentation():
 def test_values_come_from_the_config():
     cfg = _cfg(
         "INPUT.FORMAT", "BGR", "INPUT.AUG.EXPAND_COLOR", [1.0, 20.0, 300.0],
-        "INPUT.AUG.EXPAND_MAX_RATIO", 1.5, "INPUT.AUG.CROP_MIN_RATIO", 0.8, "INPUT.IMAGE_SIZE", 64,
+        "INPUT.AUG.EXPAND_MAX_RATIO", 1.5, "INPUT.AUG.CROP_MIN_RATIO", 0.8,
+        "INPUT.RANDOM_FLIP", "vertical", "INPUT.IMAGE_SIZE", 64,
     )  # fmt: skip
-    photometric, expand, crop, _, resize = build_augmentation(cfg)
-    image = np.zeros((200, 300, 3), np.float32)
+    photometric, expand, crop, flip, resize = build_augmentation(cfg)
     assert photometric.image_format == "BGR"
+    assert (expand.fill, expand.max_ratio) == ([1.0, 20.0, 300.0], 1.5)
+    assert crop.min_ratio == 0.8 and resize.shape == (64, 64)
+    assert flip.vertical and not flip.horizontal
+    image = np.zeros((200, 300, 3), np.float32)
+    box, is_crowd = np.array([[100.0, 50.0, 200.0, 150.0]]), np.array([False])
     np.random.seed(0)
-    ratios, colours = [], set()
     for _ in range(50):
-        canvas = expand.get_transform(image).apply_image(image)
-        ratios.append(len(canvas) / len(image))
-        colours.update(map(tuple, canvas[[0, -1], [0, -1]].tolist()))
-        box, is_crowd = np.array([[100.0, 50.0, 200.0, 150.0]]), np.array([False])
         patch = crop.get_transform(image, box, is_crowd).apply_image(image)
         assert len(patch) >= 159 and patch.shape[1] >= 239
-    assert 1.35 < max(ratios) <= 1.5
-    assert colours == {(0, 0, 0), (1, 20, 300)}
-    assert resize.get_transform(image).apply_image(image).shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize(
@@ -365,17 +362,6 @@ def test_values_come_from_the_config():
 def test_invalid_values_are_named(key, value):
     with pytest.raises(ValueError, match=f"{key} is {value!r}"):
         build_augmentation(_cfg(key, value))
-
-
-def test_flip_mirrors_half_of_the_images():
-    image = _random_image(5, 7)
-    for direction, mirrored in (("horizontal", image[:, ::-1]), ("vertical", image[::-1])):
-        flip = build_augmentation(_cfg("INPUT.RANDOM_FLIP", direction))[ORDER.index(RandomFlip)]
-        np.random.seed(0)
-        results = [flip.get_transform(image).apply_image(image) for _ in range(400)]
-        flipped = [np.array_equal(result, mirrored) for result in results]
-        _assert_about(sum(flipped), 400, 1 / 2)
-        assert all(f or np.array_equal(result, image) for f, result in zip(flipped, results))
 
 
 def _bilinear_weights(size, new_size):

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.data import build_detection_train_loader
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.structures import BitMasks, BoxMode
@@ -91,9 +90,7 @@ def objects(tmp_path_factory):
     image = np.full((HEIGHT, WIDTH, 3), BACKGROUND, np.uint8)
     for polygon, colour in zip(POLYGONS, COLOURS):
         image[_inside(polygon)] = colour
-    path = str(tmp_path_factory.mktemp("images") / "objects.png")
-    cv2.imwrite(path, image[..., ::-1])
-    return path
+    return _write(tmp_path_factory.mktemp("images") / "objects.png", image)
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +98,12 @@ def ramps(tmp_path_factory):
     """A file of the same size in which red is the column, green the row, and blue 255."""
     image = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
     image[..., 0], image[..., 1] = np.arange(WIDTH), np.arange(HEIGHT)[:, None]
-    path = str(tmp_path_factory.mktemp("images") / "ramps.png")
-    cv2.imwrite(path, image[..., ::-1])
-    return path
+    return _write(tmp_path_factory.mktemp("images") / "ramps.png", image)
+
+
+def _write(path, image):
+    cv2.imwrite(str(path), image[..., ::-1])
+    return str(path)
 
 
 def _record(file_name, annotations):
@@ -364,26 +364,3 @@ def test_numpy_seed_decides_in_every_process(objects):
             )
     for a, b in itertools.combinations(results, 2):
         assert not torch.equal(a["image"], b["image"])
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_mapper_works_with_detectron2_loader(tmp_path, num_workers):
-    dicts = []
-    for i in range(1, 4):
-        path = str(tmp_path / f"{i}.png")
-        cv2.imwrite(path, np.full((50 + i, 60, 3), 40 * i, np.uint8))
-        annotations = [_annotation([15.0, 15.0, 55.0, 35.0])]
-        dicts.append({"file_name": path, "image_id": i, "annotations": annotations})
-    loader = build_detection_train_loader(
-        dicts, mapper=_mapper(), total_batch_size=2, num_workers=num_workers
-    )
-    seen = set()
-    for item in itertools.chain.from_iterable(itertools.islice(loader, 6)):
-        i = item["image_id"]
-        seen.add(i)
-        assert (item["height"], item["width"]) == (50 + i, 60)
-        torch.testing.assert_close(item["image"], torch.full((3, SIDE, SIDE), 40.0 * i))
-        box = np.array([15 / 60, 15 / (50 + i), 55 / 60, 35 / (50 + i)]) * SIDE
-        np.testing.assert_allclose(item["instances"].gt_boxes.tensor, [box], rtol=1e-5)
-        assert item["instances"].gt_classes.tolist() == [0]
-    assert seen == {1, 2, 3}

@@ -1,7 +1,6 @@
 """Every kind of image file gives the same pixels, or the same error, to all that read images."""
 
-import struct
-import zlib
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -55,15 +54,6 @@ def _exif_tiff(array, orientation, **options):
     return _pillow(array, tiffinfo={ORIENTATION: orientation}, **options)
 
 
-def _exif_behind_pixels(path):
-    _exif_png(path)
-    data = path.read_bytes()
-    start = data.index(b"eXIf") - 4
-    end = start + 12 + struct.unpack(">I", data[start : start + 4])[0]
-    last = data.index(b"IEND") - 4
-    path.write_bytes(data[:start] + data[end:last] + data[start:end] + data[last:])
-
-
 CMYK = np.concatenate([255 - RGB, 0 * RGB[..., :1]], axis=2)
 RGBA = np.concatenate([RGB, GREY[..., None] // 2], axis=2)
 # Name of the file, its writer, and the expected RGB image.
@@ -72,7 +62,6 @@ READABLE = {
     "16-bit grey PNG": ("a.png", _opencv(GREY_16), _grey(GREY)),
     "16-bit grey TIFF": ("a.tif", _pillow(GREY_16), _grey(GREY)),
     "16-bit grey TIFF, big-endian": ("a.tif", _pillow(GREY_16.astype(">u2")), _grey(GREY)),
-    "16-bit grey in 32 bits": ("a.tif", _pillow(GREY_16.astype(np.int32)), _grey(GREY)),
     "16-bit grey with EXIF": ("a.tif", _exif_tiff(GREY_16, 6), _grey(np.rot90(GREY, -1))),
     "16-bit RGB PNG": ("a.png", _opencv(RGB_16[..., ::-1]), RGB),
     "16-bit RGB TIFF": ("a.tif", _opencv(RGB_16[..., ::-1]), RGB),
@@ -85,24 +74,10 @@ READABLE = {
     "CMYK": ("a.tif", _pillow(CMYK, "CMYK"), RGB),
     "EXIF in PNG": ("a.png", _exif_png, np.rot90(RGB, -1)),
     "EXIF in TIFF": ("a.tif", _exif_tiff(RGB, 6), np.rot90(RGB, -1)),
-    "EXIF in LZW": ("a.tif", _exif_tiff(RGB, 8, compression="tiff_lzw"), np.rot90(RGB)),
     "EXIF mirrored": ("a.tif", _exif_tiff(RGB, 2), RGB[:, ::-1]),
-    "EXIF behind pixels": ("a.png", _exif_behind_pixels, RGB),
     "broken EXIF": ("a.jpg", _pillow(PLAIN, exif=b"Exif\0\0II*\0\xff\xff\xff"), PLAIN),
     "wrong suffix": ("a.jpg", _pillow(RGB, format="PNG"), RGB),
 }
-
-
-def _png(width, height):
-    """A PNG of a few bytes with a large size in its header."""
-
-    def chunk(kind, data):
-        body = kind + data
-        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"\0" * 99)), chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def _truncated(path):
@@ -120,8 +95,6 @@ UNREADABLE = {
     "text": ("a.png", lambda path: path.write_text("a cat"), INVALID, True),
     "truncated JPEG": ("a.jpg", _truncated, INVALID, False),
     "truncated PNG": ("a.png", _truncated, INVALID, False),
-    "too few pixels": ("a.png", lambda path: path.write_bytes(_png(3000, 3000)), INVALID, False),
-    "10^10 pixels": ("a.png", lambda path: path.write_bytes(_png(10**5, 10**5)), "bomb", True),
     "float": ("a.tif", _pillow(GREY.astype(np.float32)), "save it with 8 or 16 bits", True),
 }
 
@@ -172,13 +145,16 @@ def test_16_bit_grey_equals_opencv(tmp_path):
     np.testing.assert_array_equal(read, cv2.imread(str(tmp_path / "a.png")))
 
 
+def test_very_large_images_are_unreadable(tmp_path, monkeypatch):
+    _pillow(RGB)(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH / 2 - 1)
+    with pytest.raises(UnreadableImage, match="decompression bomb"):
+        displayed_size(str(tmp_path / "a.png"))
+
+
 def test_lack_of_memory_is_not_an_unreadable_image(tmp_path, monkeypatch):
     _pillow(RGB)(tmp_path / "a.png")
-
-    def fail(*args):
-        raise MemoryError
-
-    monkeypatch.setattr(Image.Image, "convert", fail)
+    monkeypatch.setattr(Image.Image, "convert", Mock(side_effect=MemoryError))
     with pytest.raises(MemoryError):
         read_image(str(tmp_path / "a.png"), "RGB")
 
