@@ -109,28 +109,23 @@ def test_model_accepts_a_batch_of_extreme_images(tmp_path, cfg):
         assert instances.pred_masks.shape[1:] == instances.image_size
 
 
-@pytest.mark.parametrize(
-    "size, limit, expected",
-    [
-        ((300, 400), 400, None),
-        ((1, 1), 1, None),
+def test_large_images_are_shrunk():
+    for size, limit, expected in (
+        ((300, 400), 400, (300, 400)),
+        ((1, 1), 1, (1, 1)),
         ((400, 300), 399, (399, 299)),
         ((300, 1000), 100, (30, 100)),
         ((10, 4000), 100, (1, 100)),
-    ],
-)
-def test_large_images_are_shrunk(size, limit, expected):
-    ramp = np.linspace(0, 255, size[1])[None, :, None]
-    image = np.broadcast_to(ramp, (*size, 3)).astype(np.uint8)
-    transform = LimitSize(limit).get_transform(image)
-    result = transform.apply_image(image)
-    if expected is None:
-        assert result is image
-        return
-    assert result.dtype == np.uint8 and result.shape == (*expected, 3)
-    centres = (np.arange(expected[1]) + 0.5) / expected[1]
-    assert np.abs(result - 255 * centres[None, :, None]).max() < 3
-    assert transform.apply_image(image[..., :1]).shape == (*expected, 1)
+    ):
+        ramp = np.linspace(0, 255, size[1])[None, :, None]
+        image = np.broadcast_to(ramp, (*size, 3)).astype(np.uint8)
+        result = LimitSize(limit).get_transform(image).apply_image(image)
+        assert result.dtype == np.uint8 and result.shape == (*expected, 3)
+        if size == expected:
+            assert result is image
+        else:
+            centres = (np.arange(expected[1]) + 0.5) / expected[1]
+            assert np.abs(result - 255 * centres[None, :, None]).max() < 3
 
 
 @pytest.mark.parametrize("size", [(150, 200), (300, 120), (10, 390), (1, 1)])
