@@ -173,15 +173,6 @@ def test_image_mapper_equals_detectron2(tmp_path):
     assert record["annotations"] == [{}]
 
 
-def test_mapper_errors_name_the_file(tmp_path):
-    _pillow(RGB)(tmp_path / "a.png")
-    record = {"file_name": str(tmp_path / "a.png"), "width": WIDTH}
-    for mapper in _mappers("RGB"):
-        with pytest.raises(ValueError) as error:
-            mapper(record)
-        assert str(error.value) == f"{record['file_name']}: KeyError: 'height'"
-
-
 def test_leaves_folder():
     for name in ("a.png", "a/b.png", "a/../b.png", "..a.png"):
         assert not leaves_folder(name)
