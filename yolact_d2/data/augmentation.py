@@ -1,7 +1,7 @@
 """YOLACT's training augmentation, that of SSD (arXiv 1512.02325, section 3.6), for float images.
 
 Memory: :class:`LimitSize` and :class:`RandomExpand` keep every image within L x L pixels, where L
-is :func:`max_image_side`. A float image takes at most 79 MB for L = 2560, and a worker holds two or
+is :func:`max_side`. A float image takes at most 79 MB for L = 2560, and a worker holds two or
 three at a time.
 """
 
@@ -23,7 +23,7 @@ def build_augmentation(cfg) -> list[T.Augmentation]:
         augmentations.append(RandomPhotometric(cfg.INPUT.FORMAT))
     if aug.EXPAND:
         augmentations.append(
-            RandomExpand(aug.EXPAND_COLOR, aug.EXPAND_MAX_RATIO, max_side=max_image_side(cfg))
+            RandomExpand(aug.EXPAND_COLOR, aug.EXPAND_MAX_RATIO, max_side=max_side(cfg))
         )
     if aug.CROP:
         augmentations.append(RandomPatch(aug.CROP_MIN_RATIO))
@@ -38,7 +38,7 @@ def build_augmentation(cfg) -> list[T.Augmentation]:
     return augmentations
 
 
-def max_image_side(cfg) -> int:
+def max_side(cfg) -> int:
     """L, the longest side of an image during augmentation, in pixels. COCO's images, at most 640
     pixels long, stay below it even when they are expanded 4 times."""
     return 4 * max(640, cfg.INPUT.IMAGE_SIZE)

@@ -13,7 +13,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, BoxMode
 
 from .annotations import Size, clip_box, leaves_image, sound_polygons, why_unusable
-from .augmentation import LimitSize, box_centers, build_augmentation, max_image_side, points_inside
+from .augmentation import LimitSize, box_centers, build_augmentation, max_side, points_inside
 from .images import UnreadableImage, read_image
 
 
@@ -58,7 +58,7 @@ class YOLACTDatasetMapper:
             "augmentations": build_augmentation(cfg),
             "image_format": cfg.INPUT.FORMAT,
             "min_box_size": cfg.INPUT.MIN_BOX_SIZE,
-            "max_side": max_image_side(cfg),
+            "max_side": max_side(cfg),
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -182,17 +182,16 @@ def visible_annotation(annotation: dict[str, Any], size: Size) -> dict[str, Any]
 
     All numbers become float64, because transforms work in place and would truncate integers.
     """
-    kept: dict[str, Any] = {"category_id": annotation["category_id"]}
+    kept: dict[str, Any] = {k: annotation[k] for k in ("category_id", "segmentation")}
     kept["iscrowd"] = annotation.get("iscrowd", 0)
-    kept["segmentation"] = annotation["segmentation"]
     box = np.asarray(annotation["bbox"], dtype=np.float64)
     box = BoxMode.convert(box[None], annotation["bbox_mode"], BoxMode.XYXY_ABS)[0]
     kept["bbox"], kept["bbox_mode"] = clip_box(box, size), BoxMode.XYXY_ABS
+    polygons: list[Any]
     if isinstance(kept["segmentation"], list):
-        polygons: list[Any]
         polygons = sound_polygons(kept["segmentation"])
         polygons = [np.asarray(p, dtype=np.float64) for p in polygons]
-        kept["segmentation"] = polygons
         if any(leaves_image(polygon.reshape(-1, 2), size) for polygon in polygons):
-            kept["segmentation"] = mask_util.merge(mask_util.frPyObjects(polygons, *size[::-1]))
+            polygons = mask_util.merge(mask_util.frPyObjects(polygons, size[1], size[0]))
+        kept["segmentation"] = polygons
     return kept
