@@ -39,8 +39,8 @@ def build_augmentation(cfg) -> list[T.Augmentation]:
 
 
 def max_side(cfg) -> int:
-    """L, the longest side of an image during augmentation, in pixels. COCO's images, at most 640
-    pixels long, stay below it even when they are expanded 4 times."""
+    """L, the longest side that an image may have during augmentation, in pixels. COCO's images, at
+    most 640 pixels long, do not exceed it even when they are expanded 4 times."""
     return 4 * max(640, cfg.INPUT.IMAGE_SIZE)
 
 
@@ -65,14 +65,9 @@ def shrunk_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
 
 
 class RandomPhotometric(T.Augmentation):
-    """Change brightness, contrast, saturation and hue by SSD's amounts, each with probability 1/2;
-    see :func:`adjust_colors`."""
+    """Apply :func:`adjust_colors` with SSD's random changes, each with probability 1/2."""
 
     def __init__(self, image_format: str):
-        """
-        Args:
-            image_format: "RGB" or "BGR".
-        """
         super().__init__()
         if image_format not in ("RGB", "BGR"):
             raise ValueError(
@@ -196,7 +191,7 @@ class RandomPatch(T.Augmentation):
     def __init__(self, min_ratio: float = 0.3):
         """
         Args:
-            min_ratio: smallest side of the patch, as a fraction of the image's.
+            min_ratio: smallest height and width of the patch, as a fraction of the image's.
         """
         super().__init__()
         self._init(locals())

@@ -20,13 +20,10 @@ from .images import UnreadableImage, read_image
 class YOLACTDatasetMapper:
     """Map a dataset dict of Detectron2 to a training example of :class:`YOLACT`.
 
-    It differs from Detectron2's :class:`DatasetMapper` in that
-
-    - images are read by :func:`read_image` and augmented as float32;
-    - boxes and masks are clipped to the image before it is augmented;
-    - crowd regions are kept, and marked by `gt_iscrowd`;
-    - objects are dropped when their centre leaves the image or they become too small;
-    - polygons and RLE may be mixed.
+    Unlike Detectron2's :class:`DatasetMapper`, it reads images by :func:`read_image`, augments them
+    as float32, clips boxes and masks to the image beforehand, keeps crowd regions (`gt_iscrowd`),
+    drops objects whose centre leaves the image or that become too small, and accepts polygons and
+    RLE side by side.
     """
 
     @configurable
@@ -114,20 +111,14 @@ class YOLACTDatasetMapper:
 
 
 class ImageMapper:
-    """Map a dataset dict of Detectron2 to the image that a model is evaluated on.
+    """Detectron2's ``DatasetMapper(cfg, is_train=False)``, but reading by :func:`read_image`.
 
-    It differs from Detectron2's ``DatasetMapper(cfg, is_train=False)`` in that images are read by
-    :func:`read_image`. Like it, it resizes them by INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, unless
-    the former is 0, as in the configs of YOLACT: the model itself resizes.
+    INPUT.MIN_SIZE_TEST is 0 in the configs of YOLACT, which switches resizing off: the model
+    resizes.
     """
 
     @configurable
     def __init__(self, *, augmentations: list[T.Augmentation], image_format: str):
-        """
-        Args:
-            augmentations: applied to the image.
-            image_format: see :func:`read_image`.
-        """
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
 
@@ -148,8 +139,7 @@ class ImageMapper:
             "width", those of the file.
 
         Raises:
-            UnreadableImage: if the file cannot be read.
-            ValueError: naming the file, if anything else is wrong.
+            as :class:`YOLACTDatasetMapper` does.
         """
         mapped = copy.deepcopy({k: v for k, v in dataset_dict.items() if k != "annotations"})
         with _name_file_in_errors(mapped["file_name"]):
