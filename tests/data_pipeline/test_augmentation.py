@@ -241,7 +241,7 @@ def test_random_patch_keeps_an_object_and_ignores_crowds():
 
 
 def test_random_patch_gives_up_after_50_trials():
-    draws, side, point = 400, 1000, 30
+    draws, side, point = 2000, 1000, 30
     rng = np.random.default_rng(1)
     w, h, x, y = rng.uniform(0, 1, size=(4, 300000))
     w, h = (0.3 + 0.7 * w) * side, (0.3 + 0.7 * h) * side
