@@ -1,7 +1,8 @@
-"""The generated shapes data set: reproducible, consistent COCO files, and its registration."""
+"""The generated shapes dataset: reproducible, consistent COCO files, and its registration."""
 
 import itertools
 import os
+from functools import partial
 
 import cv2
 import numpy as np
@@ -13,11 +14,7 @@ from pycocotools.coco import COCO
 from yolact_d2.data import shapes
 
 NUM_IMAGES = {"train": 12, "val": 4}
-
-
-def _generate(root, seed=0):
-    shapes.generate_shapes(root, NUM_IMAGES["train"], NUM_IMAGES["val"], seed=seed)
-    return root
+KERNEL = np.ones((3, 3), np.uint8)
 
 
 def _contents(root):
@@ -26,10 +23,12 @@ def _contents(root):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return _generate(tmp_path_factory.mktemp("shapes"))
+    root = tmp_path_factory.mktemp("shapes")
+    shapes.generate_shapes(root, *NUM_IMAGES.values())
+    return root
 
 
-@pytest.fixture(scope="module", params=shapes.SPLITS)
+@pytest.fixture(scope="module", params=NUM_IMAGES)
 def split(request):
     return request.param
 
@@ -39,75 +38,65 @@ def coco(root, split):
     return COCO(str(root / "annotations" / f"instances_{split}.json"))
 
 
-def _masks_by_image(coco):
+@pytest.fixture(scope="module")
+def masks_by_image(coco):
     """One (N, H, W) bool array per image."""
-    for image_id in coco.getImgIds():
-        annotations = coco.loadAnns(coco.getAnnIds(imgIds=image_id))
-        yield np.stack([coco.annToMask(a) for a in annotations]).astype(bool)
+    annotations = [coco.loadAnns(coco.getAnnIds(imgIds=i)) for i in coco.getImgIds()]
+    return [np.stack([coco.annToMask(a) for a in of_image]) > 0 for of_image in annotations]
 
 
-def test_layout_is_complete_and_leaves_no_temporary_files(root):
-    pictures = {f"{s}/{i:06d}.png" for s, n in NUM_IMAGES.items() for i in range(n)}
-    annotations = {f"annotations/instances_{s}.json" for s in NUM_IMAGES}
-    assert set(_contents(root)) == pictures | annotations
+def test_files(root):
+    images = {f"{s}/{i:06d}.png" for s, n in NUM_IMAGES.items() for i in range(n)}
+    contents = _contents(root)
+    assert set(contents) == images | {f"annotations/instances_{s}.json" for s in NUM_IMAGES}
     assert sorted(os.listdir(root)) == ["annotations", "train", "val"]
+    assert len({contents[name] for name in images}) == len(images)
 
 
-def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(root, tmp_path):
-    first = _contents(root)
-    assert _contents(_generate(tmp_path / "again")) == first
-    other = _contents(_generate(tmp_path / "other", seed=1))
-    assert set(other) == set(first)
-    assert all(other[name] != first[name] for name in first)
-
-
-def test_splits_and_images_differ(root):
-    pictures = [data for name, data in _contents(root).items() if name.endswith(".png")]
-    assert len(set(pictures)) == sum(NUM_IMAGES.values())
-
-
-def test_generating_over_an_equal_set_changes_nothing(tmp_path):
-    before = _contents(_generate(tmp_path))
-    assert _contents(_generate(tmp_path)) == before
-    assert sorted(os.listdir(tmp_path)) == ["annotations", "train", "val"]
-
-
-def test_generating_over_a_different_set_is_refused(tmp_path):
-    before = _contents(_generate(tmp_path))
+def test_seed_decides(root, tmp_path):
+    shapes.generate_shapes(tmp_path / "same", 2, 1)
+    same, other = _contents(tmp_path / "same"), tmp_path / "other"
+    expected = _contents(root)
+    assert all(data == expected[name] for name, data in same.items() if name.endswith("png"))
+    shapes.generate_shapes(other, 2, 1, seed=1)
+    assert all(data != same[name] for name, data in _contents(other).items())
+    # Generating again changes nothing; other images are not replaced.
+    shapes.generate_shapes(tmp_path / "same", 2, 1)
     with pytest.raises(FileExistsError):
-        _generate(tmp_path, seed=1)
-    assert _contents(tmp_path) == before
+        shapes.generate_shapes(tmp_path / "same", 2, 1, seed=1)
+    assert _contents(tmp_path / "same") == same
+    assert sorted(os.listdir(tmp_path / "same")) == ["annotations", "train", "val"]
 
 
-def test_recorded_sizes_are_those_of_the_pictures(root, split, coco):
+def test_images_and_sizes(root, split, coco):
     images = coco.loadImgs(coco.getImgIds())
     assert len(images) == NUM_IMAGES[split]
-    low, high = shapes.IMAGE_SIDE
     for image in images:
-        picture = cv2.imread(str(root / split / image["file_name"]))
-        assert picture.shape == (image["height"], image["width"], 3)
-        assert low <= min(picture.shape[:2]) and max(picture.shape[:2]) <= high
+        shape = cv2.imread(str(root / split / image["file_name"])).shape
+        assert shape == (image["height"], image["width"], 3)
+        assert 128 <= min(shape[:2]) and max(shape[:2]) <= 192
     assert any(image["height"] != image["width"] for image in images)
 
 
-def test_ids_and_categories(coco):
+def test_ids_categories_and_objects(coco):
     assert sorted(coco.anns) == list(range(1, len(coco.anns) + 1))
     names = [c["name"] for c in coco.loadCats(coco.getCatIds())]
     assert names == ["circle", "rectangle", "triangle", "star"]
     assert coco.getCatIds() == [1, 2, 3, 4]
     assert {a["category_id"] for a in coco.anns.values()} == {1, 2, 3, 4}
     assert all(a["iscrowd"] == 0 for a in coco.anns.values())
-
-
-def test_objects_per_image(coco):
-    low, high = shapes.OBJECTS_PER_IMAGE
     counts = [len(coco.getAnnIds(imgIds=i)) for i in coco.getImgIds()]
-    assert low <= min(counts) and max(counts) <= high
-    assert len(set(counts)) > 1
+    assert 2 <= min(counts) < max(counts) <= 5
+    for annotation in coco.anns.values():
+        assert annotation["area"] >= shapes.MIN_VISIBLE_AREA
+        assert min(annotation["bbox"][2:]) >= shapes.MIN_BOX_SIDE
+        for polygon in annotation["segmentation"]:
+            outline = np.float32(polygon).reshape(-1, 2)
+            assert cv2.contourArea(outline) >= shapes.MIN_PART_AREA
 
 
 def _tight_box(mask):
-    """Left, top, right, bottom of a bool mask (H, W)."""
+    """Left, top, right, bottom of a mask (H, W)."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
 
@@ -120,8 +109,8 @@ def test_polygons_agree_with_area_and_box(coco):
         coarse.append(deviation <= max(3, 0.05 * annotation["area"]))
         x, y, width, height = annotation["bbox"]
         box = np.array([x, y, x + width, y + height])
-        # The last pixel or two of a star's tip cover no pixel's centre, and the area of a small
-        # mask is a matter of rounding; so compare with polygons rasterised more finely as well.
+        # The tip of a star may cover no pixel's centre, and the area of a small mask is rounded,
+        # so polygons are also rasterised on a finer grid.
         image = coco.imgs[annotation["image_id"]]
         fine = [(4 * np.array(polygon)).tolist() for polygon in annotation["segmentation"]]
         rle = mask_api.merge(mask_api.frPyObjects(fine, 4 * image["height"], 4 * image["width"]))
@@ -134,51 +123,37 @@ def test_polygons_agree_with_area_and_box(coco):
     assert np.mean(coarse) > 0.95
 
 
-def test_every_object_is_large_enough_to_see(coco):
-    for annotation in coco.anns.values():
-        assert annotation["area"] >= shapes.MIN_VISIBLE_AREA
-        assert min(annotation["bbox"][2:]) >= shapes.MIN_BOX_SIDE
-        for polygon in annotation["segmentation"]:
-            outline = np.float32(polygon).reshape(-1, 2)
-            assert cv2.contourArea(outline) >= shapes.MIN_PART_AREA
-
-
-def test_masks_are_visible_parts(coco):
-    """Masks share no more than the pixels that their common border runs through."""
+def test_masks_are_visible_parts_without_holes(masks_by_image):
     shared_borders = 0
-    for masks in _masks_by_image(coco):
+    for masks in masks_by_image:
         for one, other in itertools.combinations(masks, 2):
-            grown = cv2.dilate(one.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+            grown = cv2.dilate(one.astype(np.uint8), KERNEL).astype(bool)
             border = np.count_nonzero(grown & other & ~one)
+            # Masks share only pixels on their common border.
             assert np.count_nonzero(one & other) <= 2 + 0.5 * border
             shared_borders += border > 5
-    assert shared_borders > 0  # so some objects do lie over others
+        for mask in masks:
+            background = np.pad(~mask, 1, constant_values=True).astype(np.uint8)
+            # Diagonal neighbours count as linked, because a gap may be thinner than a pixel.
+            assert cv2.connectedComponents(background, connectivity=8)[0] == 2
+    assert shared_borders > 0  # some objects lie on top of others
 
 
-def test_masks_have_no_holes(coco):
-    for mask in itertools.chain.from_iterable(_masks_by_image(coco)):
-        background = np.pad(~mask, 1, constant_values=True).astype(np.uint8)
-        # Diagonal neighbours count as linked: a gap thinner than a pixel may look like that.
-        assert cv2.connectedComponents(background, connectivity=8)[0] == 1 + 1  # mask, background
-
-
-def test_pictures_show_the_annotated_objects(root, split, coco):
-    """Just inside an object's outline the picture differs from just outside it."""
-    kernel = np.ones((3, 3), np.uint8)
+def test_objects_stand_out_from_their_surroundings(root, split, coco, masks_by_image):
     contrasts = []
-    for image, masks in zip(coco.loadImgs(coco.getImgIds()), _masks_by_image(coco)):
-        picture = cv2.imread(str(root / split / image["file_name"])).astype(float)
+    for info, masks in zip(coco.loadImgs(coco.getImgIds()), masks_by_image):
+        image = cv2.imread(str(root / split / info["file_name"])).astype(float)
         for mask in masks.astype(np.uint8):
-            inside = cv2.erode(mask, kernel, iterations=1) > cv2.erode(mask, kernel, iterations=3)
-            outside = cv2.dilate(mask, kernel, iterations=3) > cv2.dilate(mask, kernel)
-            gap = picture[inside].mean(axis=0) - picture[outside].mean(axis=0)
+            inside = cv2.erode(mask, KERNEL, iterations=1) > cv2.erode(mask, KERNEL, iterations=3)
+            outside = cv2.dilate(mask, KERNEL, iterations=3) > cv2.dilate(mask, KERNEL)
+            gap = image[inside].mean(axis=0) - image[outside].mean(axis=0)
             contrasts.append(np.linalg.norm(gap))
     assert min(contrasts) > 15 and np.median(contrasts) > 60
 
 
-def test_loading_a_registered_split_generates_the_data_set(tmp_path, monkeypatch):
-    monkeypatch.setattr(shapes, "DEFAULT_NUM_TRAIN", 3)
-    monkeypatch.setattr(shapes, "DEFAULT_NUM_VAL", 2)
+def test_loading_generates_the_dataset(tmp_path, monkeypatch):
+    generate = partial(shapes.generate_shapes, num_train=3, num_val=2)
+    monkeypatch.setattr(shapes, "generate_shapes", generate)
     root, names = tmp_path / "made" / "on" / "demand", ["shapes_test_train", "shapes_test_val"]
     shapes.register_shapes(str(root), prefix="shapes_test")
     try:

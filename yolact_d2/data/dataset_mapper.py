@@ -10,7 +10,7 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks, BoxMode, Instances
+from detectron2.structures import BitMasks, BoxMode
 
 from .annotations import Size, clip_box, leaves_image, sound_polygons, why_unusable
 from .augmentation import LimitSize, box_centers, build_augmentation, max_side, points_inside
@@ -18,32 +18,32 @@ from .images import UnreadableImage, read_image
 
 
 class YOLACTDatasetMapper:
-    """Map a dataset dict of Detectron2 into what :class:`YOLACT` is trained on.
+    """Map a dataset dict of Detectron2 to a training example of :class:`YOLACT`.
 
-    It differs from Detectron2's :class:`DatasetMapper` in that images are augmented as float32;
-    crowd regions are kept, as `gt_iscrowd`; objects are dropped when their centre leaves the image
-    or they become too small; what of a box or mask is outside the image is cut off before;
-    polygons and RLE may be mixed; and grey images of 16 bits are read by their high byte.
+    Unlike Detectron2's :class:`DatasetMapper`, it reads images by :func:`read_image`, augments them
+    as float32, clips boxes and masks to the image beforehand, keeps crowd regions (`gt_iscrowd`),
+    drops objects whose centre leaves the image or that become too small, and accepts polygons and
+    RLE side by side.
     """
 
     @configurable
     def __init__(
         self,
         *,
-        augmentations: list[T.Augmentation],
+        augmentations: list[T.Augmentation | T.Transform],
         image_format: str,
         min_box_size: float,
         max_side: int = 2560,
     ):
         """
         Args:
-            augmentations: the last of them gives the images the model's size.
+            augmentations: the last one resizes the image to the model's input size.
             image_format: see :func:`read_image`.
-            min_box_size: objects not wider or not higher than this, in pixels, are dropped.
-                (Without it the box loss reaches infinity.)
-            max_side: larger images are reduced to it, in pixels, before they become float.
+            min_box_size: objects whose box is not wider and higher than this, in pixels of the
+                augmented image, are dropped. (The box loss of a box without area is infinite.)
+            max_side: images with a longer side, in pixels, are shrunk before augmentation.
         """
-        self.limit_size = T.AugmentationList([LimitSize(max_side)])
+        self.limit_size = LimitSize(max_side)
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.min_box_size = min_box_size
@@ -61,8 +61,7 @@ class YOLACTDatasetMapper:
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """
         Args:
-            dataset_dict: one image, in Detectron2's dataset format, with the annotations that
-                :func:`drop_unusable` leaves.
+            dataset_dict: one image with its annotations, in Detectron2's dataset format.
 
         Returns:
             the dict without "annotations" and with "image", (3, S, S) float32, and "instances",
@@ -72,67 +71,54 @@ class YOLACTDatasetMapper:
             UnreadableImage: if the file cannot be read.
             ValueError: naming the file, if anything else is wrong.
         """
-        with errors_named(dataset_dict["file_name"]):
+        with _name_file_in_errors(dataset_dict["file_name"]):
             return self._map(copy.deepcopy(dataset_dict))
 
     def _map(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         image = read_image(dataset_dict["file_name"], format=self.image_format)
         utils.check_image_size(dataset_dict, image)
         annotations = dataset_dict.pop("annotations", [])
-        if any("segmentation" not in a for a in annotations):
-            raise ValueError("an object has no 'segmentation'; YOLACT needs masks")
         size = image.shape[1], image.shape[0]
-        # Where :func:`drop_unusable` was not called, some could take any amount of memory.
+        # Usually done before; polygons far outside the image would take any amount of memory.
         annotations = [
             visible_annotation(a, size) for a in annotations if not why_unusable(a, size)
         ]
+        is_crowd = np.array([a["iscrowd"] == 1 for a in annotations], dtype=bool)
 
         boxes = np.array([a["bbox"] for a in annotations]).reshape(-1, 4)
         aug_input = T.AugInput(image, boxes=boxes)
-        aug_input.is_crowd = np.array([a.get("iscrowd", 0) == 1 for a in annotations], dtype=bool)
-        transforms = self.limit_size(aug_input)
+        aug_input.is_crowd = is_crowd
+        shrinking = self.limit_size(aug_input)
         aug_input.image = aug_input.image.astype(np.float32)
-        transforms += self.augmentations(aug_input)
+        transforms = shrinking + self.augmentations(aug_input)
+        image_size = aug_input.image.shape[:2]
 
-        dataset_dict["image"] = _as_tensor(aug_input.image)
-        # A patch clips what it cuts, so where the whole box has gone must be asked before.
-        kept = points_inside(box_centers(aug_input.boxes), aug_input.image.shape[:2])
-        instances = self._instances(
-            [a for a, keep in zip(annotations, kept) if keep],
-            transforms,
-            aug_input.image.shape[:2],
-        )
-        dataset_dict["instances"] = instances[instances.gt_boxes.nonempty(self.min_box_size)]
-        return dataset_dict
-
-    @staticmethod
-    def _instances(annotations, transforms, image_size) -> Instances:
-        is_crowd = [a.get("iscrowd", 0) == 1 for a in annotations]
+        # Boxes are clipped below, so look here at where the centres of the whole boxes are.
+        kept = points_inside(box_centers(aug_input.boxes), image_size)
         annotations = [
-            utils.transform_instance_annotations(a, transforms, image_size) for a in annotations
+            utils.transform_instance_annotations(a, transforms, image_size)
+            for a, keep in zip(annotations, kept)
+            if keep
         ]
         instances = utils.annotations_to_instances(annotations, image_size, mask_format="bitmask")
         if not annotations:
             instances.gt_masks = BitMasks(torch.zeros(0, *image_size, dtype=torch.bool))
-        instances.gt_iscrowd = torch.tensor(is_crowd, dtype=torch.bool)
-        return instances
+        instances.gt_iscrowd = torch.from_numpy(is_crowd[kept])
+
+        dataset_dict["image"] = _as_tensor(aug_input.image)
+        dataset_dict["instances"] = instances[instances.gt_boxes.nonempty(self.min_box_size)]
+        return dataset_dict
 
 
 class ImageMapper:
-    """Map a dataset dict of Detectron2 into what a model is evaluated on: the image alone.
+    """Detectron2's ``DatasetMapper(cfg, is_train=False)``, but reading by :func:`read_image`.
 
-    It differs from Detectron2's ``DatasetMapper(cfg, is_train=False)`` in how images are read, see
-    :func:`read_image`. As there, the image is resized by INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST if
-    the former is not 0, as it is in the configs of YOLACT, which resizes by itself.
+    INPUT.MIN_SIZE_TEST is 0 in the configs of YOLACT, which switches resizing off: the model
+    resizes.
     """
 
     @configurable
     def __init__(self, *, augmentations: list[T.Augmentation], image_format: str):
-        """
-        Args:
-            augmentations: applied to the image.
-            image_format: see :func:`read_image`.
-        """
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
 
@@ -153,17 +139,16 @@ class ImageMapper:
             "width", those of the file.
 
         Raises:
-            UnreadableImage: if the file cannot be read.
-            ValueError: naming the file, if anything else is wrong.
+            as :class:`YOLACTDatasetMapper` does.
         """
-        with errors_named(dataset_dict["file_name"]):
-            mapped = {k: copy.deepcopy(v) for k, v in dataset_dict.items() if k != "annotations"}
+        mapped = copy.deepcopy({k: v for k, v in dataset_dict.items() if k != "annotations"})
+        with _name_file_in_errors(mapped["file_name"]):
             image = read_image(mapped["file_name"], format=self.image_format)
             utils.check_image_size(mapped, image)
             aug_input = T.AugInput(image)
             self.augmentations(aug_input)
             mapped["image"] = _as_tensor(aug_input.image)
-            return mapped
+        return mapped
 
 
 def _as_tensor(image: np.ndarray) -> torch.Tensor:
@@ -172,26 +157,27 @@ def _as_tensor(image: np.ndarray) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def errors_named(file_name: str) -> Iterator[None]:
-    """Let errors name the file, so that of those in a worker one knows where to look."""
+def _name_file_in_errors(file_name: str) -> Iterator[None]:
     try:
         yield
-    except (UnreadableImage, utils.SizeMismatchError):  # which do
+    except (UnreadableImage, utils.SizeMismatchError):  # they name it already
         raise
     except Exception as error:
         raise ValueError(f"{file_name}: {type(error).__name__}: {error}") from error
 
 
 def visible_annotation(annotation: dict[str, Any], size: Size) -> dict[str, Any]:
-    """What YOLACT needs of an annotation, as far as it is inside the image: its box as XYXY, its
-    mask as RLE if it leaves the image.
+    """Category, crowd flag, box (XYXY) and mask, clipped to the image; a mask that leaves it
+    becomes RLE.
 
-    All numbers are made float64: transforms work in place, and would truncate integers.
+    All numbers become float64, because transforms work in place and would truncate integers.
     """
-    kept = {k: annotation[k] for k in ("category_id", "segmentation", "iscrowd") if k in annotation}
+    kept: dict[str, Any] = {k: annotation[k] for k in ("category_id", "segmentation")}
+    kept["iscrowd"] = annotation.get("iscrowd", 0)
     box = np.asarray(annotation["bbox"], dtype=np.float64)
     box = BoxMode.convert(box[None], annotation["bbox_mode"], BoxMode.XYXY_ABS)[0]
     kept["bbox"], kept["bbox_mode"] = clip_box(box, size), BoxMode.XYXY_ABS
+    polygons: list[Any]
     if isinstance(kept["segmentation"], list):
         polygons = sound_polygons(kept["segmentation"])
         polygons = [np.asarray(p, dtype=np.float64) for p in polygons]
