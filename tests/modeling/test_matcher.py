@@ -71,7 +71,7 @@ def test_one_to_one_matches_without_objects_or_anchors():
 def _match_by_brute_force(anchors, gt_boxes, crowd_boxes):
     iou = np.array([[box_iou(gt, anchor) for anchor in anchors] for gt in gt_boxes])
     matches, labels = [], []
-    for a, anchor in enumerate(anchors):
+    for a in range(len(anchors)):
         best = 0
         for g in range(len(gt_boxes)):
             if iou[g, a] > iou[best, a]:

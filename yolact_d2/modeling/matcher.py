@@ -89,5 +89,8 @@ def match_anchors(
 def _in_chunks(pairwise: Callable[[Boxes, Boxes], Tensor], boxes: Boxes, anchors: Boxes) -> Tensor:
     """`pairwise(boxes, anchors)`, but for a few boxes at a time: Detectron2's pairwise functions
     need six times the memory of their result."""
+    result = boxes.tensor.new_empty((len(boxes), len(anchors)))
     chunk = max(1, _MAX_PAIRS // max(1, len(anchors)))
-    return torch.cat([pairwise(Boxes(part), anchors) for part in boxes.tensor.split(chunk)])
+    for part, out in zip(boxes.tensor.split(chunk), result.split(chunk)):
+        out.copy_(pairwise(Boxes(part), anchors))
+    return result
