@@ -292,28 +292,6 @@ def test_gradients_reach_positives_and_hard_negatives_only():
         assert len(learns["logits"]) == 4 * len(positives)
 
 
-def test_labels_of_anchors():
-    anchors = Boxes(
-        torch.tensor(
-            [
-                [0.0, 0.0, 0.4, 0.4],
-                [0.0, 0.0, 0.4, 0.18],  # IoU 0.45
-                [0.0, 0.0, 0.4, 0.3],  # IoU 0.75
-                [0.6, 0.6, 0.8, 0.8],  # in the crowd
-                [0.4, 0.6, 0.8, 0.8],  # half in the crowd
-                [0.9, 0.0, 1.0, 0.1],
-                [0.6, 0.0, 0.62, 0.1],  # the only one that touches the second object
-            ]
-        )
-    )
-    gt_boxes = Boxes(torch.tensor([[0.0, 0.0, 0.4, 0.4], [0.6, 0.0, 0.8, 0.4]]))
-    crowd = Boxes(torch.tensor([[0.6, 0.6, 1.0, 1.0]]))
-    targets = _criterion().label_anchors(anchors, gt_boxes, torch.tensor([2, 0]), crowd)
-    assert targets.labels.tolist() == [2, -1, 2, -1, NUM_CLASSES, NUM_CLASSES, 0]
-    assert targets.positives.tolist() == [0, 2, 6]
-    assert targets.matches.tolist() == [0, 0, 1]
-
-
 @pytest.fixture(scope="module")
 def mask_batch():
     """A batch of one image, and the weighted losses of each of its positives."""
@@ -359,12 +337,6 @@ def test_all_positives_enter_the_mask_loss_up_to_the_limit(mask_batch):
     for limit in (0, len(of_positives), len(of_positives) + 7):
         loss = _criterion(max_mask_positives=limit)(*batch)["loss_mask"].item()
         assert loss == pytest.approx(of_positives[:, 0].sum(), rel=TOLERANCE)
-
-
-def test_the_random_subset_changes_mask_losses_only():
-    batch = _batch(BATCHES["objects"])
-    every, subset = (_values(_criterion(max_mask_positives=limit)(*batch)) for limit in (0, 1))
-    assert {name for name in every if every[name] != subset[name]} == {"loss_mask"}
 
 
 def test_mask_iou_loss_trains_the_head_the_coefficients_and_the_prototypes():

@@ -62,45 +62,6 @@ def test_equals_the_convolutions_in_the_order_of_the_anchors():
     assert raw.abs().max() > 1
 
 
-@torch.no_grad()
-def test_predictions_have_the_indices_of_their_anchors():
-    """An output of one anchor at one location has the index of the anchor there."""
-    cfg = base_cfg()
-    cfg.INPUT.IMAGE_SIZE = 100
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[10], [20], [40]]
-    cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [[1.0, 0.25, 4.0]]
-    cfg.MODEL.ANCHOR_GENERATOR.SQUARE = False
-    generator = build_anchor_generator(cfg, [ShapeSpec(channels=1)] * len(LEVELS))
-    for level, row, column in [(0, 0, 0), (0, 3, 6), (1, 2, 1), (2, 1, 0)]:
-        features = [torch.zeros(1, 1, *size) for size in LEVELS]
-        features[level][0, 0, row, column] = 1
-        anchors = torch.cat([boxes.tensor for boxes in generator(features)])
-        rows, columns = LEVELS[level]
-        for anchor, stretch in enumerate([1, 0.5, 2]):
-            head = _head(in_channels=1, conv_dim=1)
-            for parameter in head.parameters():
-                parameter.zero_()
-            head.conv.weight[0, 0, 1, 1] = 1
-            layers = {
-                "logits": (head.cls_score, CLASSES + 1, 1),
-                "deltas": (head.bbox_pred, 4, 2),
-                "coefficients": (head.mask_coefficients, PROTOTYPES, 3),
-            }
-            for layer, num_values, value in layers.values():
-                layer.weight[anchor * num_values + value, 0, 1, 1] = 1
-            predictions = head(features)
-            for name, (_, _, value) in layers.items():
-                (found,) = getattr(predictions, name)[0].nonzero().tolist()
-                assert found[1] == value
-                x1, y1, x2, y2 = anchors[found[0]].tolist()
-                center = [(column + 0.5) / columns, (row + 0.5) / rows]
-                size = 0.1 * 2**level
-                assert [(x1 + x2) / 2, (y1 + y2) / 2] == pytest.approx(center, abs=1e-6)
-                assert [x2 - x1, y2 - y1] == pytest.approx(
-                    [size * stretch, size / stretch], abs=1e-6
-                )
-
-
 def test_configured_head_has_as_many_predictions_as_anchors():
     cfg = base_cfg()
     cfg.MODEL.YOLACT.NUM_CLASSES = 4

@@ -101,34 +101,7 @@ def _loss_of_assembled(prototypes, coefficients, gt_masks, gt_boxes):
     return mask_loss(soft_masks(prototypes, coefficients, gt_boxes), gt_masks, gt_boxes)
 
 
-@pytest.mark.parametrize(
-    "box", [[-3.0, -1.5, 4.0, 3.0], [5.5, 4.5, 14.0, 11.0], [3.4, 2.4, 3.9, 2.6]]
-)
-def test_mask_loss_of_boxes_beyond_the_grid_or_smaller_than_a_cell(box):
-    prototypes, coefficients, gt_masks, gt_boxes = _mask_inputs([box])
-    x1, y1, x2, y2 = box
-    total = 0
-    for row, column in torch.ones(7, 9).nonzero().tolist():
-        logit = (coefficients[0].double() @ prototypes[:, row, column].double()).item()
-        chance = 1 / (1 + math.exp(-logit))
-        if not (x1 - 1 <= column < x2 + 1 and y1 - 1 <= row < y2 + 1):
-            chance = 0
-        chance = chance if gt_masks[0, row, column] else 1 - chance
-        total -= math.log(chance) if chance > 0 else -100
-    loss = _loss_of_assembled(prototypes, coefficients, gt_masks, gt_boxes)
-    assert loss.item() == pytest.approx(total / ((x2 - x1) * (y2 - y1)), rel=1e-5)
-
-
 BOXES = [[2.3, 1.7, 6.1, 4.9], [0.2, 0.4, 3.9, 6.5]]
-
-
-def test_mask_loss_has_gradients_inside_the_box_and_its_margin_only():
-    prototypes, coefficients, gt_masks, boxes = _mask_inputs([[2.0, 3.0, 5.0, 6.0]])
-    prototypes.requires_grad_()
-    _loss_of_assembled(prototypes, coefficients, gt_masks, boxes).backward()
-    expected = torch.zeros(7, 9, dtype=torch.bool)
-    expected[2:7, 1:6] = True
-    assert torch.equal(prototypes.grad.ne(0).any(dim=0), expected)
 
 
 def test_mask_loss_gradient():

@@ -6,7 +6,7 @@ import torch
 from detectron2.structures import Boxes
 from hypothesis import given, settings
 from plain import box_area, box_intersection, box_iou, greedy_matches
-from strategies import grid_boxes
+from strategies import integer_boxes
 
 from yolact_d2.modeling import matcher
 from yolact_d2.modeling.matcher import (
@@ -122,7 +122,7 @@ def test_equals_brute_force(integer, max_pairs, monkeypatch):
 
 
 @settings(max_examples=100)
-@given(grid_boxes(12, 5), grid_boxes(8, 5), grid_boxes(3, 5))
+@given(integer_boxes(12, 5), integer_boxes(8, 5), integer_boxes(3, 5))
 def test_every_object_has_an_anchor_of_its_own_if_there_are_enough(anchors, objects, crowds):
     """For equal boxes, boxes without area, crowds that cover everything."""
     matches, labels = match_anchors(Boxes(anchors), Boxes(objects), Boxes(crowds), (0.4, 0.5), 0.7)
