@@ -10,6 +10,7 @@ from detectron2.config import get_cfg
 from torch import nn
 
 from yolact_d2 import add_yolact_config
+from yolact_d2.modeling.matcher import BACKGROUND, FOREGROUND, IGNORE
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -64,6 +65,30 @@ def greedy_matches(iou):
         iou[gt] = -1
         iou[:, anchor] = -1
     return matched.tolist()
+
+
+def match_by_brute_force(anchors, gt_boxes, crowd_boxes):
+    """:func:`match_anchors` with IoU thresholds 0.4 and 0.5 and a crowd threshold of 0.7."""
+    iou = np.array([[box_iou(gt, anchor) for anchor in anchors] for gt in gt_boxes])
+    matches, labels = [], []
+    for a in range(len(anchors)):
+        best = 0
+        for g in range(len(gt_boxes)):
+            if iou[g, a] > iou[best, a]:
+                best = g
+        best_iou = iou[best, a] if len(gt_boxes) else 0
+        label = FOREGROUND if best_iou >= 0.5 else BACKGROUND if best_iou < 0.4 else IGNORE
+        matches.append(best)
+        labels.append(label)
+    if len(gt_boxes):
+        for g, a in enumerate(greedy_matches(iou)):
+            if a >= 0:
+                matches[a], labels[a] = g, FOREGROUND
+    for a, anchor in enumerate(anchors):
+        shares = [box_intersection(c, anchor) / box_area(anchor) for c in crowd_boxes]
+        if max(shares, default=0) > 0.7 and labels[a] != FOREGROUND:
+            labels[a] = IGNORE
+    return matches, labels
 
 
 def assert_xavier_uniform(module, num_convs):

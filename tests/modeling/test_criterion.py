@@ -8,10 +8,11 @@ import pytest
 import torch
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import BitMasks, Boxes, Instances
-from plain import base_cfg, box_area, box_intersection, box_iou
+from plain import base_cfg, match_by_brute_force
 
 from yolact_d2.modeling import DensePredictions, MaskIoUHead
 from yolact_d2.modeling.criterion import YOLACTCriterion
+from yolact_d2.modeling.matcher import BACKGROUND, IGNORE
 
 NUM_CLASSES = 3
 NUM_PROTOTYPES = 4
@@ -44,21 +45,9 @@ def _mask_iou_head():
 
 def _assign(anchors, boxes, crowds):
     """For each anchor the index of its object, "background" or "ignored"."""
-    iou = np.array([[box_iou(box, anchor) for anchor in anchors] for box in boxes])
-    owners = []
-    for a in range(len(anchors)):
-        best = iou[:, a].argmax() if len(boxes) else None
-        best_iou = iou[best, a] if len(boxes) else 0
-        owners.append(best if best_iou >= 0.5 else "background" if best_iou < 0.4 else "ignored")
-    for _ in boxes:
-        g, a = np.unravel_index(iou.argmax(), iou.shape)
-        owners[a] = g
-        iou[g], iou[:, a] = -1, -1
-    for a, anchor in enumerate(anchors):
-        in_crowd = any(box_intersection(crowd, anchor) / box_area(anchor) > 0.7 for crowd in crowds)
-        if in_crowd and isinstance(owners[a], str):
-            owners[a] = "ignored"
-    return owners
+    matches, labels = match_by_brute_force(anchors, boxes, crowds)
+    others = {BACKGROUND: "background", IGNORE: "ignored"}
+    return [others.get(label, match) for match, label in zip(matches, labels)]
 
 
 def _cross_entropy(logits, label):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes
 from hypothesis import given, settings
-from plain import box_area, box_intersection, box_iou, greedy_matches
+from plain import greedy_matches, match_by_brute_force
 from strategies import integer_boxes
 
 from yolact_d2.modeling import matcher
@@ -68,29 +68,6 @@ def test_one_to_one_matches_without_objects_or_anchors():
         assert match_one_to_one(torch.zeros(num_gt, num_anchors)).tolist() == [-1] * num_gt
 
 
-def _match_by_brute_force(anchors, gt_boxes, crowd_boxes):
-    iou = np.array([[box_iou(gt, anchor) for anchor in anchors] for gt in gt_boxes])
-    matches, labels = [], []
-    for a in range(len(anchors)):
-        best = 0
-        for g in range(len(gt_boxes)):
-            if iou[g, a] > iou[best, a]:
-                best = g
-        best_iou = iou[best, a] if len(gt_boxes) else 0
-        label = FOREGROUND if best_iou >= 0.5 else BACKGROUND if best_iou < 0.4 else IGNORE
-        matches.append(best)
-        labels.append(label)
-    if len(gt_boxes):
-        for g, a in enumerate(greedy_matches(iou)):
-            if a >= 0:
-                matches[a], labels[a] = g, FOREGROUND
-    for a, anchor in enumerate(anchors):
-        shares = [box_intersection(c, anchor) / box_area(anchor) for c in crowd_boxes]
-        if max(shares, default=0) > 0.7 and labels[a] != FOREGROUND:
-            labels[a] = IGNORE
-    return matches, labels
-
-
 def _random_boxes(rng, num, integer):
     if integer:  # many ties
         start = rng.integers(0, 8, (num, 2))
@@ -118,7 +95,7 @@ def test_equals_brute_force(integer, max_pairs, monkeypatch):
         for seed in range(3):
             rng = np.random.default_rng(seed)
             boxes = [_random_boxes(rng, num, integer) for num in numbers]
-            assert _match(*boxes) == _match_by_brute_force(*(b.tolist() for b in boxes))
+            assert _match(*boxes) == match_by_brute_force(*(b.tolist() for b in boxes))
 
 
 @settings(max_examples=100)
