@@ -1,19 +1,22 @@
-"""What several tests need: a config, and plain versions of what tensors do at once."""
+"""Shared by several tests: a config, plain-loop versions of tensor operations, comparisons."""
 
+import math
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from detectron2.config import get_cfg
+from torch import nn
 
 from yolact_d2 import add_yolact_config
+from yolact_d2.modeling.matcher import BACKGROUND, FOREGROUND, IGNORE
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def base_cfg():
-    """The config of all models, for the CPU."""
+    """The base config of all models, for the CPU."""
     cfg = get_cfg()
     add_yolact_config(cfg)
     cfg.merge_from_file(str(CONFIGS / "Base-YOLACT.yaml"))
@@ -22,7 +25,7 @@ def base_cfg():
 
 
 def bilinear(image, height, width):
-    """Half-pixel centres, border repeated, no antialiasing."""
+    """Bilinear resize with half-pixel centers, repeated border, no antialiasing."""
     rows, columns = image.shape
     out = np.zeros((height, width))
     for i in range(height):
@@ -52,20 +55,57 @@ def box_iou(a, b):
     return both / (box_area(a) + box_area(b) - both)
 
 
-def greedy_claims(iou):
-    """Claim the largest IoU, the first in row-major order, strike its row and column, repeat."""
+def greedy_matches(iou):
+    """Repeatedly match the pair with the largest IoU (the first in row-major order)."""
     iou = np.array(iou, dtype=np.float64)
-    claimed = np.full(len(iou), -1)
+    matched = np.full(len(iou), -1)
     for _ in range(min(iou.shape)):
         gt, anchor = np.unravel_index(iou.argmax(), iou.shape)
-        claimed[gt] = anchor
+        matched[gt] = anchor
         iou[gt] = -1
         iou[:, anchor] = -1
-    return claimed.tolist()
+    return matched.tolist()
+
+
+def match_by_brute_force(anchors, gt_boxes, crowd_boxes):
+    """:func:`match_anchors` with IoU thresholds 0.4 and 0.5 and a crowd threshold of 0.7."""
+    iou = np.array([[box_iou(gt, anchor) for anchor in anchors] for gt in gt_boxes])
+    matches, labels = [], []
+    for a in range(len(anchors)):
+        best = 0
+        for g in range(len(gt_boxes)):
+            if iou[g, a] > iou[best, a]:
+                best = g
+        best_iou = iou[best, a] if len(gt_boxes) else 0
+        label = FOREGROUND if best_iou >= 0.5 else BACKGROUND if best_iou < 0.4 else IGNORE
+        matches.append(best)
+        labels.append(label)
+    if len(gt_boxes):
+        for g, a in enumerate(greedy_matches(iou)):
+            if a >= 0:
+                matches[a], labels[a] = g, FOREGROUND
+    for a, anchor in enumerate(anchors):
+        shares = [box_intersection(c, anchor) / box_area(anchor) for c in crowd_boxes]
+        if max(shares, default=0) > 0.7 and labels[a] != FOREGROUND:
+            labels[a] = IGNORE
+    return matches, labels
+
+
+def assert_xavier_uniform(module, num_convs):
+    """Assert that the convolutions in `module` have Xavier-uniform weights and zero biases."""
+    convs = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    assert len(convs) == num_convs
+    for conv in convs:
+        out_channels, in_channels, side, _ = conv.weight.shape
+        bound = math.sqrt(6 / (side**2 * (in_channels + out_channels)))
+        assert 0.95 * bound < conv.weight.abs().max() <= bound
+        # The variance of a uniform distribution; a few hundred weights determine it to 20 %.
+        assert 0.8 < conv.weight.var().item() / (bound**2 / 3) < 1.2
+        assert not conv.bias.any()
 
 
 def eventually(condition, seconds=5.0):
-    """Whether something that other threads work on becomes true."""
+    """Wait until `condition` is true, at most some seconds; return whether it is."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.005)
@@ -73,7 +113,7 @@ def eventually(condition, seconds=5.0):
 
 
 def assert_equal(a, b, where=""):
-    """That dicts and lists of tensors and values, in each other, are the same to the bit."""
+    """Assert that nested dicts and lists of tensors and values are equal bit by bit."""
     if isinstance(a, torch.Tensor):
         assert torch.equal(a, b), where
     elif isinstance(a, dict):

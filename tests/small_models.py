@@ -26,10 +26,12 @@ RETINANET = f"retinanet=COCO-Detection/retinanet_R_50_FPN_1x.yaml:{_SMALL},{_SIZ
 
 
 def tiny_yolact(config="yolact_shapes", size=64, **opts):
-    """A YOLACT of few channels, untrained, whose scores differ and are all let in.
+    """An untrained YOLACT with few channels, varied scores and no score threshold.
 
     Args:
-        opts: config keys, with "__" for the dots.
+        config: name of a config file.
+        size: INPUT.IMAGE_SIZE.
+        opts: config keys with "__" in place of dots, and their values.
     """
     opts = {
         "INPUT.IMAGE_SIZE": size,
@@ -50,9 +52,9 @@ def tiny_yolact(config="yolact_shapes", size=64, **opts):
 
 
 def with_double_network(model):
-    """A model whose network computes in double: what rounds differently, say in another batch, is
-    gone in the float32 of its outputs, so no rank and no IoU crosses a limit."""
+    """Convert the network to float64, so that its float32 outputs do not depend on rounding, which
+    differs between batch sizes and could change ranks and thresholded values."""
     model.double()
     if model.mask_iou_head is not None:
-        model.mask_iou_head.float()  # it sees masks
+        model.mask_iou_head.float()  # its inputs are float32 masks
     return model

@@ -1,4 +1,4 @@
-"""What Hypothesis draws for several tests."""
+"""Hypothesis strategies that several tests share."""
 
 import numpy as np
 import torch
@@ -10,22 +10,22 @@ seeds = st.integers(0, 2**32 - 1)
 
 finite_floats = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False, width=32),
-    # The ends of what float32 holds, and what is most likely to cancel.
+    # The limits of float32, and numbers that are likely to cancel.
     st.sampled_from([0.0, 1e38, -1e38, 3.4e38, -3.4e38, 1e-45, -1e-45, 1e-38]),
 )
 
 
 def tensors(shape, elements=finite_floats):
-    """float32 tensors, most elements of which are alike."""
+    """float32 tensors with many equal elements."""
     return arrays_of.arrays(np.float32, shape, elements=elements, fill=elements).map(
         torch.from_numpy
     )
 
 
 @st.composite
-def grid_boxes(draw, max_boxes=12, max_exponent=55):
-    """(N, 4) XYXY whose areas and IoUs are exact in float32, so that plain loops in double find the
-    same: integers up to 32, times a power of two for all. Many are equal, touch, or have no area.
+def integer_boxes(draw, max_boxes=12, max_exponent=55):
+    """(N, 4) XYXY boxes whose areas and IoUs are exact in float32: integers up to 32, times a
+    common power of two. Many are equal, touch, or have no area.
     """
     num = draw(st.integers(0, max_boxes))
     side = draw(st.sampled_from([3, 8, 32]))
@@ -39,21 +39,17 @@ def grid_boxes(draw, max_boxes=12, max_exponent=55):
 
 
 @st.composite
-def scores(draw, num, num_classes, distinct):
+def distinct_scores(draw, num, num_classes):
     """(num, num_classes) in 0..1, exact in float32."""
-    total = num * num_classes
-    if distinct:
-        ranks = draw(st.permutations(range(total)))
-    else:
-        ranks = draw(st.lists(st.integers(0, 3), min_size=total, max_size=total))
+    ranks = draw(st.permutations(range(num * num_classes)))
     values = (np.array(ranks, dtype=np.float32) + 0.5) / 1024
     return torch.tensor(values, dtype=torch.float32).reshape(num, num_classes)
 
 
 @st.composite
 def ground_truths(draw, size, num_classes, min_box_size=4.0, max_objects=4):
-    """The objects and crowds of an image of size x size, as the mapper may leave them: none, only
-    crowds, the same twice, as small as allowed, with masks that are empty, full or full of holes.
+    """Ground truth of a size x size image in all forms that the mapper returns: no objects, only
+    crowds, equal boxes, smallest boxes; masks that are empty, full, or noise.
     """
     num = draw(st.integers(0, max_objects))
     rng = np.random.default_rng(draw(seeds))
@@ -78,13 +74,13 @@ def ground_truths(draw, size, num_classes, min_box_size=4.0, max_objects=4):
 
 @st.composite
 def images(draw, max_side=120, channels=3):
-    """(channels, H, W) in 0..255: noise, one colour, or black and white; of one pixel, or long."""
+    """(channels, H, W) in 0..255: noise, one color, or black and white; also 1 x 1 and long."""
     sides = st.integers(1, max_side) | st.sampled_from([1, 2, 10 * max_side])
     height = draw(sides)
     width = draw(sides if height <= max_side else st.integers(1, 8))
     rng = np.random.default_rng(draw(seeds))
-    kind = draw(st.sampled_from(["noise", "one colour", "black and white"]))
-    shape = (channels, height, width) if kind != "one colour" else (channels, 1, 1)
+    kind = draw(st.sampled_from(["noise", "one color", "black and white"]))
+    shape = (channels, height, width) if kind != "one color" else (channels, 1, 1)
     image = rng.uniform(0, 255, shape)
     if kind == "black and white":
         image = np.where(image > 127, 255, 0)

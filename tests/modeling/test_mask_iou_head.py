@@ -1,19 +1,17 @@
-"""The mask re-scoring network against the plain functions that it is made of."""
-
-import math
+"""The mask re-scoring network against plain functions."""
 
 import pytest
 import torch
 from detectron2.modeling import build_model
-from plain import base_cfg
+from plain import assert_xavier_uniform, base_cfg
 from torch.nn import functional as F
 
 from yolact_d2.modeling import MaskIoUHead
 
 
-def _head(conv_dims=(3, 4), num_classes=5, mask_size=12):
+def _head(conv_dims=(3, 4), mask_size=12):
     torch.manual_seed(0)
-    return MaskIoUHead(conv_dims=conv_dims, num_classes=num_classes, mask_size=mask_size)
+    return MaskIoUHead(conv_dims=conv_dims, num_classes=5, mask_size=mask_size)
 
 
 @torch.no_grad()
@@ -32,7 +30,7 @@ def test_equals_the_functions():
     assert min(expected) == 0 < max(expected)
 
 
-def test_no_masks_no_scores_but_a_gradient():
+def test_no_masks_give_no_scores_but_zero_gradients():
     head = _head()
     scores = head(torch.zeros(0, 12, 12), torch.zeros(0, dtype=torch.int64))
     assert scores.shape == (0,)
@@ -50,37 +48,17 @@ def test_configured_as_in_the_paper():
     assert head.convs(torch.zeros(1, 1, 138, 138)).shape[-1] == 3
 
 
-def test_initialised_xavier_uniform_with_zero_biases():
-    for conv in (*_head(conv_dims=(16, 32)).convs, _head(conv_dims=(16, 32)).predictor):
-        out_channels, in_channels, side, _ = conv.weight.shape
-        bound = math.sqrt(6 / (side**2 * (in_channels + out_channels)))
-        assert 0.95 * bound < conv.weight.abs().max() <= bound
-        assert not conv.bias.any()
+def test_initialized_xavier_uniform_with_zero_biases():
+    assert_xavier_uniform(_head(conv_dims=(16, 32)), num_convs=3)
 
 
-@pytest.mark.parametrize("mask_size, fits", [(7, True), (6, False)])
-def test_more_convolutions_than_the_masks_have_room_for(mask_size, fits):
-    if fits:
-        assert _head(mask_size=mask_size)(torch.zeros(1, 7, 7), torch.tensor([0])).shape == (1,)
-    else:
-        with pytest.raises(ValueError, match="MODEL.YOLACT.MASK_IOU.CONV_DIMS: 2 convolutions"):
-            _head(mask_size=mask_size)
+def test_smallest_mask_size():
+    assert _head(mask_size=7)(torch.zeros(1, 7, 7), torch.tensor([0])).shape == (1,)
+    with pytest.raises(ValueError, match="MODEL.YOLACT.MASK_IOU.CONV_DIMS: 2 convolutions"):
+        _head(mask_size=6)
 
 
-def test_too_small_an_image_is_refused_when_the_model_is_built(shapes_cfg):
+def test_too_small_an_image_size_is_an_error_when_the_model_is_built(shapes_cfg):
     shapes_cfg.merge_from_list(["MODEL.YOLACT.MASK_IOU.ENABLED", True])
     with pytest.raises(ValueError, match="INPUT.IMAGE_SIZE"):
         build_model(shapes_cfg)  # five convolutions on 40 x 40 prototypes
-
-
-@pytest.mark.parametrize(
-    "key, value, message",
-    [
-        ("MODEL.MASK_ON", False, "MODEL.MASK_ON is False.*MODEL.YOLACT.MASK_IOU"),
-        ("MODEL.YOLACT.PROTONET.NUM_PROTOTYPES", 0, "PROTONET.NUM_PROTOTYPES is 0"),
-    ],
-)
-def test_rescoring_without_masks_is_refused(plus_shapes_cfg, key, value, message):
-    plus_shapes_cfg.merge_from_list([key, value])
-    with pytest.raises(ValueError, match=message):
-        build_model(plus_shapes_cfg)

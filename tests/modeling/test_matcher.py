@@ -1,21 +1,21 @@
-"""Matching against the authors' greedy loop and a brute force over all pairs."""
+"""Matching against the authors' greedy loop and brute force over all pairs."""
 
 import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes
-from plain import box_area, box_intersection, box_iou, greedy_claims
+from hypothesis import given, settings
+from plain import greedy_matches, match_by_brute_force
+from strategies import integer_boxes
 
+from yolact_d2.modeling import matcher
 from yolact_d2.modeling.matcher import (
     BACKGROUND,
     FOREGROUND,
     IGNORE,
-    claim_best_anchors,
     match_anchors,
+    match_one_to_one,
 )
-
-THRESHOLDS = (0.4, 0.5)
-CROWD_THRESH = 0.7
 
 
 def _random_iou(kind, num_gt, num_anchors, seed):
@@ -33,81 +33,48 @@ def _random_iou(kind, num_gt, num_anchors, seed):
     return torch.tensor(iou, dtype=torch.float32)
 
 
-KINDS = ["random", "many ties", "mostly zero", "all equal", "same rows"]
+@pytest.mark.parametrize("kind", ["random", "many ties", "mostly zero", "all equal", "same rows"])
+def test_one_to_one_matches_equal_the_greedy_loop(kind):
+    """With fewer anchors than objects too."""
+    more_anchors = [(1, 1), (1, 7), (4, 4), (5, 40), (12, 200)]
+    fewer_anchors = [(2, 1), (5, 4), (9, 3), (20, 6)]
+    for num_gt, num_anchors in more_anchors + fewer_anchors:
+        for seed in range(4):
+            iou = _random_iou(kind, num_gt, num_anchors, seed)
+            matched = match_one_to_one(iou.clone())
+            assert matched.dtype == torch.int64
+            assert matched.tolist() == greedy_matches(iou.numpy())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("num_gt, num_anchors", [(1, 1), (1, 7), (4, 4), (5, 40), (12, 200)])
-@pytest.mark.parametrize("seed", range(4))
-def test_claims_equal_the_greedy_loop(kind, num_gt, num_anchors, seed):
-    iou = _random_iou(kind, num_gt, num_anchors, seed)
-    claimed = claim_best_anchors(iou.clone())
-    assert claimed.dtype == torch.int64
-    assert claimed.tolist() == greedy_claims(iou.numpy())
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("num_gt, num_anchors", [(2, 1), (5, 4), (9, 3), (20, 6)])
-@pytest.mark.parametrize("seed", range(4))
-def test_with_too_few_anchors_the_worst_ground_truths_get_none(kind, num_gt, num_anchors, seed):
-    iou = _random_iou(kind, num_gt, num_anchors, seed)
-    assert claim_best_anchors(iou.clone()).tolist() == greedy_claims(iou.numpy())
-
-
-def test_anchors_that_run_out_at_once_are_not_claimed_twice():
+def test_no_anchor_is_matched_twice_when_anchors_run_out():
     iou = torch.tensor([[0.1, 0.1], [0.9, 0.0], [0.0, 0.9]])
-    assert claim_best_anchors(iou).tolist() == [-1, 0, 1]
+    assert match_one_to_one(iou).tolist() == [-1, 0, 1]
 
 
 @pytest.mark.parametrize("size", [2, 5, 9])
-def test_a_chain_in_which_each_claim_frees_the_next(size):
-    """Each row prefers the anchor that the row before it takes."""
+def test_one_to_one_matches_that_depend_on_each_other(size):
+    """Each object prefers the anchor of the object before it."""
     iou = torch.zeros(size, size)
     values = torch.linspace(0.9, 0.1, 2 * size)
     for row in range(size):
         iou[row, row] = values[2 * row]
         if row > 0:
             iou[row, row - 1] = values[2 * row - 1]
-    claimed = claim_best_anchors(iou.clone())
-    assert claimed.tolist() == list(range(size)) == greedy_claims(iou.numpy())
+    assert match_one_to_one(iou).tolist() == list(range(size))
 
 
-@pytest.mark.parametrize("num_gt, num_anchors", [(0, 5), (3, 0), (0, 0)])
-def test_claims_without_ground_truth_or_anchors(num_gt, num_anchors):
-    assert claim_best_anchors(torch.zeros(num_gt, num_anchors)).tolist() == [-1] * num_gt
+def test_one_to_one_matches_without_objects_or_anchors():
+    for num_gt, num_anchors in [(0, 5), (3, 0), (0, 0)]:
+        assert match_one_to_one(torch.zeros(num_gt, num_anchors)).tolist() == [-1] * num_gt
 
 
-def _match_by_brute_force(anchors, gt_boxes, crowd_boxes):
-    iou = np.array([[box_iou(gt, anchor) for anchor in anchors] for gt in gt_boxes])
-    matches, labels = [], []
-    for a, anchor in enumerate(anchors):
-        best = 0
-        for g in range(len(gt_boxes)):
-            if iou[g, a] > iou[best, a]:
-                best = g
-        best_iou = iou[best, a] if len(gt_boxes) else 0
-        label = FOREGROUND if best_iou >= 0.5 else BACKGROUND if best_iou < 0.4 else IGNORE
-        matches.append(best)
-        labels.append(label)
-    if len(gt_boxes):
-        for g, a in enumerate(greedy_claims(iou)):
-            if a >= 0:
-                matches[a], labels[a] = g, FOREGROUND
-    for a, anchor in enumerate(anchors):
-        shares = [box_intersection(c, anchor) / box_area(anchor) for c in crowd_boxes]
-        in_crowd = max(shares, default=0)
-        if in_crowd > 0.7 and labels[a] != FOREGROUND:
-            labels[a] = IGNORE
-    return matches, labels
-
-
-def _random_boxes(rng, num, side, integer):
-    if integer:
-        start = rng.integers(0, side, (num, 2))
-        size = rng.integers(1, side // 2, (num, 2))
+def _random_boxes(rng, num, integer):
+    if integer:  # many ties
+        start = rng.integers(0, 8, (num, 2))
+        size = rng.integers(1, 4, (num, 2))
     else:
-        start = rng.random((num, 2)).astype(np.float32) * side
-        size = (0.1 + 0.4 * rng.random((num, 2)).astype(np.float32)) * side
+        start = rng.random((num, 2)).astype(np.float32)
+        size = 0.1 + 0.4 * rng.random((num, 2)).astype(np.float32)
     return np.concatenate([start, start + size], axis=1).astype(np.float32)
 
 
@@ -116,43 +83,48 @@ def _match(anchors, gt_boxes, crowd_boxes):
         Boxes(torch.as_tensor(b, dtype=torch.float32).reshape(-1, 4))
         for b in (anchors, gt_boxes, crowd_boxes)
     ]
-    matches, labels = match_anchors(*boxes, THRESHOLDS, CROWD_THRESH)
+    matches, labels = match_anchors(*boxes, (0.4, 0.5), 0.7)
     return matches.tolist(), labels.tolist()
 
 
-@pytest.mark.parametrize("integer", [False, True], ids=["float", "ties"])
-@pytest.mark.parametrize(
-    "num_anchors, num_gt, num_crowds",
-    [(60, 4, 0), (60, 4, 2), (200, 15, 3), (50, 0, 3), (50, 0, 0), (3, 8, 1), (1, 1, 1)],
-)
-@pytest.mark.parametrize("seed", range(3))
-def test_equals_brute_force(num_anchors, num_gt, num_crowds, integer, seed):
-    rng = np.random.default_rng(seed)
-    side = 8 if integer else 1
-    anchors, gt_boxes, crowd_boxes = (
-        _random_boxes(rng, num, side, integer) for num in (num_anchors, num_gt, num_crowds)
-    )
-    expected = _match_by_brute_force(*(b.tolist() for b in (anchors, gt_boxes, crowd_boxes)))
-    assert _match(anchors, gt_boxes, crowd_boxes) == expected
+@pytest.mark.parametrize("integer", [False, True], ids=["float", "integer"])
+@pytest.mark.parametrize("max_pairs", [2**22, 130], ids=["at once", "in chunks"])
+def test_equals_brute_force(integer, max_pairs, monkeypatch):
+    monkeypatch.setattr(matcher, "_MAX_PAIRS", max_pairs)
+    for numbers in [(60, 4, 0), (60, 4, 2), (200, 15, 3), (50, 0, 3), (50, 0, 0), (3, 8, 1)]:
+        for seed in range(3):
+            rng = np.random.default_rng(seed)
+            boxes = [_random_boxes(rng, num, integer) for num in numbers]
+            assert _match(*boxes) == match_by_brute_force(*(b.tolist() for b in boxes))
 
 
-def test_a_claimed_anchor_is_foreground_whatever_its_iou():
-    """Each object gets an anchor: an IoU of 0.01, and none at all, are enough."""
+@settings(max_examples=100)
+@given(integer_boxes(12, 5), integer_boxes(8, 5), integer_boxes(3, 5))
+def test_every_object_has_an_anchor_of_its_own_if_there_are_enough(anchors, objects, crowds):
+    """For equal boxes, boxes without area, crowds that cover everything."""
+    matches, labels = match_anchors(Boxes(anchors), Boxes(objects), Boxes(crowds), (0.4, 0.5), 0.7)
+    matched = set(matches[labels == FOREGROUND].tolist())
+    if len(anchors) >= len(objects):
+        assert matched == set(range(len(objects)))
+    else:
+        assert len(matched) == len(anchors) == int((labels == FOREGROUND).sum())
+
+
+def test_the_own_anchor_of_an_object_is_foreground_with_any_iou():
+    """IoUs of 0.01 and 0."""
     anchors = [[0, 0, 1, 1], [5, 5, 6, 6], [8, 8, 9, 9]]
     gt_boxes = [[0, 0, 10, 1], [20, 20, 30, 30]]
     assert _match(anchors, gt_boxes, []) == ([0, 1, 0], [FOREGROUND, FOREGROUND, BACKGROUND])
 
 
-def test_a_claim_outranks_a_better_object():
-    """The second object overlaps the first anchor less, but has nothing else."""
+def test_the_own_anchor_of_an_object_may_have_a_larger_iou_with_another():
     anchors = [[0, 0, 4, 4], [0, 0, 4, 3]]
     gt_boxes = [[0, 0, 4, 4], [0, 0, 4, 3.6]]
     assert _match(anchors, gt_boxes, []) == ([0, 1], [FOREGROUND, FOREGROUND])
     assert _match(anchors[:1] * 2, gt_boxes, []) == ([0, 1], [FOREGROUND, FOREGROUND])
 
 
-def test_thresholds_belong_to_the_better_side():
-    gt_boxes = [[0, 0, 4, 1]]
+def test_thresholds_are_inclusive():
     anchors = [
         [0, 0, 4, 1],
         [0, 0, 2, 1],  # IoU 1 / 2
@@ -160,11 +132,11 @@ def test_thresholds_belong_to_the_better_side():
         [2, 0, 5, 1],  # IoU 2 / 5
         [2.01, 0, 5, 1],
     ]
-    labels = _match(anchors, gt_boxes, [])[1]
+    labels = _match(anchors, [[0, 0, 4, 1]], [])[1]
     assert labels == [FOREGROUND, FOREGROUND, IGNORE, IGNORE, BACKGROUND]
 
 
-def test_crowd_ignores_what_lies_in_it_by_more_than_the_threshold():
+def test_anchors_are_ignored_if_more_than_the_threshold_of_them_is_in_a_crowd():
     crowd_boxes = [[0, 0, 7, 1], [100, 0, 101, 1]]
     anchors = [
         [0, 0, 10, 1],  # 7 / 10 of the anchor
@@ -175,6 +147,6 @@ def test_crowd_ignores_what_lies_in_it_by_more_than_the_threshold():
     assert _match(anchors, [], crowd_boxes)[1] == [BACKGROUND, IGNORE, IGNORE, IGNORE]
 
 
-def test_crowd_does_not_take_foreground():
+def test_foreground_anchors_in_a_crowd_stay_foreground():
     box = [[0, 0, 4, 4]]
     assert _match(box, box, [[0, 0, 9, 9]]) == ([0], [FOREGROUND])

@@ -1,20 +1,26 @@
-"""Fast NMS and its variants against loops and torchvision's NMS."""
+"""Fast NMS and its variants against plain loops and torchvision's NMS."""
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain import box_area, box_intersection
+from strategies import distinct_scores, integer_boxes
 from torchvision.ops import nms
 
 from yolact_d2.modeling.nms import (
     NMS_REGISTRY,
     batched_nms,
+    batched_pairwise_iou,
     cross_class_fast_nms,
     fast_nms,
     get_nms,
-    pairwise_iou,
 )
 
 ALL = [fast_nms, cross_class_fast_nms, batched_nms]
+FAST = [fast_nms, cross_class_fast_nms]
 DEFAULTS = dict(score_thresh=0.05, iou_thresh=0.5, topk=200, max_detections=100)
+NO_LIMITS = dict(score_thresh=-1.0, topk=10**6, max_detections=10**6)
 
 
 def _call(function, boxes, scores, **changes):
@@ -22,13 +28,13 @@ def _call(function, boxes, scores, **changes):
     return function(boxes, scores, **{**DEFAULTS, **changes})
 
 
-def _lists(detections):
-    """(index, class, score) of each."""
+def _as_list(detections):
+    """[(index, class, score), ...]"""
     return list(zip(*(x.tolist() for x in detections)))
 
 
 def _random(num, num_classes, seed):
-    """Overlapping boxes, some beyond the image, with distinct scores."""
+    """Overlapping boxes, some outside the image, with distinct scores."""
     generator = torch.Generator().manual_seed(seed)
     start = torch.rand(num, 2, generator=generator) * 0.6 - 0.1
     boxes = torch.cat([start, start + 0.1 + torch.rand(num, 2, generator=generator) * 0.5], dim=1)
@@ -38,14 +44,11 @@ def _random(num, num_classes, seed):
 
 
 def _iou(a, b):
-    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
-    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
-    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (a, b)]
-    return width * height / (sum(areas) - width * height)
+    both = box_intersection(a, b)
+    return both / (box_area(a) + box_area(b) - both) if both > 0 else 0.0
 
 
-def _survivors(boxes, ranked, iou_thresh):
-    """Those that overlap no better one too much, whether or not that one survives."""
+def _kept(boxes, ranked, iou_thresh):
     return [
         box
         for i, box in enumerate(ranked)
@@ -57,54 +60,96 @@ def _fast_nms_loop(boxes, scores, iou_thresh, topk, max_detections):
     found = []
     for c in range(len(scores[0])):
         ranked = sorted(range(len(boxes)), key=lambda b: -scores[b][c])[:topk]
-        found += [(b, c, scores[b][c]) for b in _survivors(boxes, ranked, iou_thresh)]
+        found += [(b, c, scores[b][c]) for b in _kept(boxes, ranked, iou_thresh)]
     return sorted(found, key=lambda detection: -detection[2])[:max_detections]
 
 
 def _cross_class_loop(boxes, scores, iou_thresh, topk, max_detections):
     ranked = sorted(range(len(boxes)), key=lambda b: -max(scores[b]))[:topk]
-    kept = _survivors(boxes, ranked, iou_thresh)[:max_detections]
+    kept = _kept(boxes, ranked, iou_thresh)[:max_detections]
     return [(b, scores[b].index(max(scores[b])), max(scores[b])) for b in kept]
 
 
 @pytest.mark.parametrize(
     "function, loop", [(fast_nms, _fast_nms_loop), (cross_class_fast_nms, _cross_class_loop)]
 )
-@pytest.mark.parametrize("num, num_classes", [(1, 1), (1, 5), (40, 1), (60, 4), (20, 17)])
 @pytest.mark.parametrize(
     "iou_thresh, topk, max_detections",
     [(0.5, 200, 100), (0.3, 200, 10**6), (0.7, 15, 1000), (0.5, 200, 7), (1.0, 9, 20)],
 )
-@pytest.mark.parametrize("seed", range(2))
-def test_equals_the_loop(function, loop, num, num_classes, iou_thresh, topk, max_detections, seed):
-    boxes, scores = _random(num, num_classes, seed)
+def test_fast_nms_equals_the_loop(function, loop, iou_thresh, topk, max_detections):
     limits = dict(iou_thresh=iou_thresh, topk=topk, max_detections=max_detections)
-    expected = loop(boxes.tolist(), scores.tolist(), **limits)
-    assert _lists(_call(function, boxes, scores, **limits)) == expected
+    for num, num_classes in [(1, 1), (1, 5), (40, 1), (60, 4), (20, 17)]:
+        boxes, scores = _random(num, num_classes, seed=num)
+        expected = loop(boxes.tolist(), scores.tolist(), **limits)
+        assert _as_list(_call(function, boxes, scores, **limits)) == expected
 
 
-# Neighbours have an IoU of 0.6, the ends one of 1 / 3.
-CHAIN = [[0, 0, 8, 1], [2, 0, 10, 1], [4, 0, 12, 1]]
-CHAIN_SCORES = [[0.9], [0.8], [0.7]]
+@pytest.mark.parametrize("score_thresh, max_detections", [(0.05, 10**6), (0.6, 10**6), (0.05, 9)])
+def test_batched_nms_equals_torchvisions_nms_of_each_class(score_thresh, max_detections):
+    for num, num_classes in [(1, 1), (50, 1), (70, 5)]:
+        boxes, scores = _random(num, num_classes, seed=num)
+        expected = []
+        for c in range(num_classes):
+            candidates = [b for b in range(num) if scores[b, c] > score_thresh]
+            for i in nms(boxes[candidates], scores[candidates, c], 0.5).tolist():
+                expected.append((candidates[i], c, scores[candidates[i], c].item()))
+        expected = sorted(expected, key=lambda detection: -detection[2])[:max_detections]
+        limits = dict(score_thresh=score_thresh, max_detections=max_detections)
+        assert _as_list(_call(batched_nms, boxes, scores, **limits)) == expected
 
 
-@pytest.mark.parametrize("function", [fast_nms, cross_class_fast_nms])
-def test_suppressed_boxes_still_suppress(function):
-    assert _call(function, CHAIN, CHAIN_SCORES).indices.tolist() == [0]
+@st.composite
+def _boxes_and_scores(draw, max_classes=3, **kwargs):
+    boxes = draw(integer_boxes(**kwargs))
+    return boxes, draw(distinct_scores(len(boxes), draw(st.integers(1, max_classes))))
 
 
-def test_ordinary_nms_keeps_what_a_suppressed_box_overlaps():
-    assert _call(batched_nms, CHAIN, CHAIN_SCORES).indices.tolist() == [0, 2]
+@settings(max_examples=60)
+@given(_boxes_and_scores(max_exponent=26), st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0]))
+def test_fast_nms_also_drops_boxes_that_only_suppressed_boxes_overlap(drawn, iou_thresh):
+    """And no others, compared with ordinary NMS; for IoUs exactly at the threshold too."""
+    boxes, class_scores = drawn
+    limits = {**NO_LIMITS, "iou_thresh": iou_thresh}
+    fast = {x[:2] for x in _as_list(fast_nms(boxes, class_scores, **limits))}
+    ordinary = {x[:2] for x in _as_list(batched_nms(boxes, class_scores, **limits))}
+    expected_fast, expected_ordinary = set(), set()
+    for c in range(class_scores.shape[1]):
+        ranked = class_scores[:, c].argsort(descending=True).tolist()
+        expected_fast |= {(box, c) for box in _kept(boxes.tolist(), ranked, iou_thresh)}
+        kept = []
+        for box in ranked:
+            if all(
+                _iou(boxes[other].tolist(), boxes[box].tolist()) <= iou_thresh for other in kept
+            ):
+                kept.append(box)
+        expected_ordinary |= {(box, c) for box in kept}
+    assert fast == expected_fast and ordinary == expected_ordinary
+    assert fast <= ordinary
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_fast_nms_keeps_a_part_of_what_ordinary_nms_keeps(seed):
-    boxes, scores = _random(80, 3, seed)
-    kept = _lists(_call(fast_nms, boxes, scores, max_detections=10**6))
-    for c in range(3):
-        fast = {box for box, label, _ in kept if label == c}
-        ordinary = set(nms(boxes, scores[:, c], 0.5).tolist())
-        assert fast < ordinary
+def test_of_a_chain_fast_nms_keeps_the_first_box_and_ordinary_nms_every_other_one():
+    """Neighbors have an IoU of 3 / 5, the others at most 1 / 3."""
+    chain, chain_scores = (
+        [[2 * i, 0, 2 * i + 8, 1] for i in range(5)],
+        [[0.9 - 0.1 * i] for i in range(5)],
+    )
+    for function in FAST:
+        assert _call(function, chain, chain_scores).indices.tolist() == [0]
+    assert _call(batched_nms, chain, chain_scores).indices.tolist() == [0, 2, 4]
+
+
+@settings(max_examples=50)
+@given(_boxes_and_scores(max_classes=80, max_exponent=5), st.sampled_from([1e5, 1e6]))
+def test_a_box_far_away_does_not_change_the_others(drawn, distance):
+    boxes, class_scores = drawn
+    far = torch.tensor([[distance, 0, distance + 1, 1]])
+    all_boxes = torch.cat([boxes, far])
+    all_scores = torch.cat([class_scores, torch.full((1, class_scores.shape[1]), 0.999)])
+    for function in (fast_nms, batched_nms):
+        alone = _as_list(function(boxes, class_scores, iou_thresh=0.4, **NO_LIMITS))
+        found = _as_list(function(all_boxes, all_scores, iou_thresh=0.4, **NO_LIMITS))
+        assert [x for x in found if x[0] < len(boxes)] == alone
 
 
 def test_fast_nms_has_no_second_score_threshold():
@@ -114,7 +159,13 @@ def test_fast_nms_has_no_second_score_threshold():
     assert torch.equal(detections.scores, torch.tensor([0.9, 0.04, 0.0]))
 
 
-def test_cross_class_fast_nms_gives_a_box_its_best_class_only():
+def test_batched_nms_drops_scores_at_the_threshold():
+    boxes = [[0, 0, 1, 1], [5, 0, 6, 1], [9, 0, 10, 1]]
+    detections = _call(batched_nms, boxes, [[0.25], [0.26], [0.24]], score_thresh=0.25)
+    assert detections.indices.tolist() == [1]
+
+
+def test_cross_class_fast_nms_uses_the_best_class_of_each_box_only():
     boxes = [[0, 0, 1, 1], [0, 0, 1, 1], [5, 5, 6, 6]]
     scores = [[0.6, 0.5], [0.1, 0.7], [0.2, 0.3]]
     detections = _call(cross_class_fast_nms, boxes, scores)
@@ -129,72 +180,33 @@ def test_classes_do_not_suppress_each_other():
 
 
 @pytest.mark.parametrize("function", ALL)
-def test_an_iou_of_exactly_the_threshold_survives(function):
+def test_boxes_with_an_iou_of_exactly_the_threshold_are_kept(function):
     boxes = [[0, 0, 4, 4], [0, 0, 4, 2], [0, 0, 4, 2.01]]
     detections = _call(function, boxes, [[0.9], [0.8], [0.7]])
     assert detections.indices.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("function", ALL)
-def test_of_identical_boxes_with_equal_scores_one_survives(function):
+def test_one_of_identical_boxes_with_equal_scores_is_kept(function):
     assert len(_call(function, [[1, 2, 3, 5]] * 6, [[0.7]] * 6).indices) == 1
 
 
-def test_pairwise_iou_of_independent_lists():
+def test_batched_pairwise_iou():
     boxes = _random(24, 1, 0)[0].reshape(2, 3, 4, 4)
-    iou = pairwise_iou(boxes)
-    assert iou.shape == (2, 3, 4, 4)
+    boxes[1] *= 1e-5  # boxes relative to the image are small
+    before = boxes.clone()
     expected = [
         [[[_iou(a, b) for b in boxes] for a in boxes] for boxes in lists]
         for lists in boxes.tolist()
     ]
+    iou = batched_pairwise_iou(boxes)
     torch.testing.assert_close(iou, torch.tensor(expected), rtol=1e-5, atol=1e-6)
-
-
-def test_pairwise_iou_of_tiny_boxes_leaves_them_as_they_are():
-    """Boxes are relative to the image."""
-    boxes = 1e-5 * torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 0.0, 3.0, 2.0]])
-    before = boxes.clone()
-    expected = torch.tensor([[1, 1 / 3], [1 / 3, 1]])
-    torch.testing.assert_close(pairwise_iou(boxes), expected)
     assert torch.equal(boxes, before)
 
 
-def test_pairwise_iou_of_boxes_without_area_is_zero():
+def test_the_iou_of_boxes_without_area_is_zero():
     boxes = torch.tensor([[1.0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 4, 4]])
-    assert pairwise_iou(boxes).tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 1]]
-
-
-@pytest.mark.parametrize("function", [fast_nms, cross_class_fast_nms])
-def test_boxes_without_area_overlap_nothing(function):
-    boxes = [[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 4, 4]]
-    detections = _call(function, boxes, [[0.9], [0.8], [0.7]])
-    assert detections.indices.tolist() == [0, 1, 2]
-
-
-@pytest.mark.parametrize("num, num_classes", [(1, 1), (50, 1), (70, 5)])
-@pytest.mark.parametrize("score_thresh, max_detections", [(0.05, 10**6), (0.6, 10**6), (0.05, 9)])
-@pytest.mark.parametrize("seed", range(2))
-def test_batched_nms_is_ordinary_nms_of_each_class(
-    num, num_classes, score_thresh, max_detections, seed
-):
-    boxes, scores = _random(num, num_classes, seed)
-    expected = []
-    for c in range(num_classes):
-        candidates = [b for b in range(num) if scores[b, c] > score_thresh]
-        for i in nms(boxes[candidates], scores[candidates, c], 0.5).tolist():
-            expected.append((candidates[i], c, scores[candidates[i], c].item()))
-    expected = sorted(expected, key=lambda detection: -detection[2])[:max_detections]
-    detections = _call(
-        batched_nms, boxes, scores, score_thresh=score_thresh, max_detections=max_detections
-    )
-    assert _lists(detections) == expected
-
-
-def test_batched_nms_drops_scores_up_to_the_threshold():
-    boxes = [[0, 0, 1, 1], [5, 0, 6, 1], [9, 0, 10, 1]]
-    detections = _call(batched_nms, boxes, [[0.25], [0.26], [0.24]], score_thresh=0.25)
-    assert detections.indices.tolist() == [1]
+    assert batched_pairwise_iou(boxes).tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 1]]
 
 
 @pytest.mark.parametrize("function", ALL)
@@ -206,12 +218,9 @@ def test_no_boxes(function, num_classes):
     assert detections.scores.dtype == torch.float32
 
 
-@pytest.mark.parametrize("function", ALL)
-def test_found_by_its_name(function):
-    assert get_nms(function.__name__) is function is NMS_REGISTRY.get(function.__name__)
-
-
-def test_unknown_name_lists_the_known_ones():
+def test_functions_are_found_by_name():
+    for function in ALL:
+        assert get_nms(function.__name__) is function is NMS_REGISTRY.get(function.__name__)
     known = "batched_nms, cross_class_fast_nms, fast_nms"
     with pytest.raises(ValueError, match=rf"MODEL\.YOLACT\.NMS is 'fastnms', .*: {known}"):
         get_nms("fastnms")

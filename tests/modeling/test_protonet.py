@@ -1,11 +1,9 @@
-"""The protonet against the plain functions that it is made of."""
-
-import math
+"""The protonet against plain functions."""
 
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from plain import base_cfg
+from plain import assert_xavier_uniform, base_cfg
 from torch import nn
 from torch.nn import functional as F
 
@@ -46,36 +44,30 @@ def test_equals_the_functions(num_convs, height, width):
     assert result.min() == 0 and result.max() > 0
 
 
+def _weight_shapes(cfg, in_channels):
+    protonet = build_protonet(cfg, ShapeSpec(channels=in_channels))
+    assert isinstance(protonet, Protonet)
+    return [m.weight.shape for m in protonet.modules() if isinstance(m, nn.Conv2d)]
+
+
+def test_default_is_the_papers():
+    assert _weight_shapes(base_cfg(), 256) == [(256, 256, 3, 3)] * 4 + [(32, 256, 1, 1)]
+
+
 def test_configured_protonet():
     cfg = base_cfg()
     cfg.MODEL.YOLACT.PROTONET.CONV_DIM = 12
     cfg.MODEL.YOLACT.PROTONET.NUM_CONVS = 2
     cfg.MODEL.YOLACT.PROTONET.NUM_PROTOTYPES = 9
-    protonet = build_protonet(cfg, ShapeSpec(channels=10))
-    assert isinstance(protonet, Protonet)
-    weights = [m.weight.shape for m in protonet.modules() if isinstance(m, nn.Conv2d)]
-    assert weights == [(12, 10, 3, 3), (12, 12, 3, 3), (12, 12, 3, 3), (9, 12, 1, 1)]
+    expected = [(12, 10, 3, 3), (12, 12, 3, 3), (12, 12, 3, 3), (9, 12, 1, 1)]
+    assert _weight_shapes(cfg, 10) == expected
 
 
-def test_default_is_the_papers_at_550():
-    cfg = base_cfg()
-    protonet = build_protonet(cfg, ShapeSpec(channels=256))
-    weights = [m.weight.shape for m in protonet.modules() if isinstance(m, nn.Conv2d)]
-    assert weights == [(256, 256, 3, 3)] * 4 + [(32, 256, 1, 1)]
-    small = _protonet(in_channels=1, conv_dim=1, num_prototypes=32)
-    assert small(torch.rand(1, 1, 69, 69)).shape == (1, 32, 138, 138)
+def test_initialized_xavier_uniform_with_zero_biases():
+    assert_xavier_uniform(_protonet(in_channels=32, conv_dim=40, num_prototypes=24), num_convs=5)
 
 
-def test_initialised_xavier_uniform_with_zero_biases():
-    for layer in _protonet(in_channels=32, conv_dim=40, num_prototypes=24).modules():
-        if isinstance(layer, nn.Conv2d):
-            out_channels, in_channels, side, _ = layer.weight.shape
-            bound = math.sqrt(6 / (side**2 * (in_channels + out_channels)))
-            assert 0.99 * bound < layer.weight.abs().max() <= bound
-            assert not layer.bias.any()
-
-
-def test_unknown_name_lists_the_known_ones():
+def test_unknown_name_is_an_error_that_lists_the_known_ones():
     cfg = base_cfg()
     cfg.MODEL.YOLACT.PROTONET.NAME = "ProtoNet"
     with pytest.raises(

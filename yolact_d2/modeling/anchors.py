@@ -5,7 +5,7 @@ import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ANCHOR_GENERATOR_REGISTRY
-from detectron2.modeling.anchor_generator import BufferList
+from detectron2.modeling.anchor_generator import BufferList, _broadcast_params
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
@@ -13,15 +13,14 @@ from torch import Tensor, nn
 def cell_anchors(
     sizes: Sequence[float], aspect_ratios: Sequence[float], image_size: int, square: bool
 ) -> Tensor:
-    """The anchors of one cell, around the origin, relative to the image.
+    """The anchors of one feature map location, centered at the origin, relative to the image.
 
     Args:
-        sizes: in pixels.
+        sizes: square roots of the anchors' areas, in pixels (unless `square`).
         aspect_ratios: width / height.
-        image_size: side of the square image, in pixels.
-        square: give each anchor the height of its width. The published YOLACT models were trained
-            so by accident (``use_square_anchors`` in the authors' configuration); it is part of
-            them.
+        image_size: S, side of the square image, in pixels.
+        square: set the height of each anchor to its width. The published YOLACT models were
+            trained so by accident (``use_square_anchors`` in the authors' configuration).
 
     Returns:
         (len(sizes) * len(aspect_ratios), 4) XYXY, size-major.
@@ -36,10 +35,10 @@ def cell_anchors(
     return torch.cat([-half, half], dim=1)
 
 
-def cell_centers(height: int, width: int, device: torch.device) -> Tensor:
-    """Centres of the cells of a feature map, relative to the image.
+def location_centers(height: int, width: int, device: torch.device) -> Tensor:
+    """Centers of the locations of a feature map, relative to the image.
 
-    They are spaced by 1 / width, not by the nominal stride of the map.
+    They are 1 / width apart, which differs from the nominal stride where S is not divisible by it.
 
     Returns:
         (height * width, 2) x and y in 0..1, row-major.
@@ -54,7 +53,7 @@ def cell_centers(height: int, width: int, device: torch.device) -> Tensor:
 class YOLACTAnchorGenerator(nn.Module):
     """YOLACT's anchors (arXiv 1904.02689, section 3.3; the authors' ``make_priors``).
 
-    Unlike those of Detectron2's generators they are relative to the image (0..1): see
+    Unlike Detectron2's generators, it returns anchors relative to the image (0..1), see
     :class:`YOLACT`.
     """
 
@@ -69,9 +68,8 @@ class YOLACTAnchorGenerator(nn.Module):
     ):
         """
         Args:
-            sizes: for each level, in pixels.
-            aspect_ratios: for each level, width / height.
-            image_size: side of the square network input, in pixels.
+            sizes, aspect_ratios: a list for each level, see :func:`cell_anchors`.
+            image_size: S, side of the square network input, in pixels.
             square: see :func:`cell_anchors`.
         """
         super().__init__()
@@ -81,40 +79,34 @@ class YOLACTAnchorGenerator(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape: list[ShapeSpec]):
-        levels = len(input_shape)
-        params = {}
-        for key in ("SIZES", "ASPECT_RATIOS"):
-            value = cfg.MODEL.ANCHOR_GENERATOR[key]
-            if len(value) not in (1, levels):
-                raise ValueError(
-                    f"MODEL.ANCHOR_GENERATOR.{key} has {len(value)} lists, but there are {levels} "
-                    "levels in MODEL.YOLACT.IN_FEATURES: give one list for each, or one for all"
-                )
-            params[key.lower()] = list(value) * (levels // len(value))
+        def per_level(key):
+            values = cfg.MODEL.ANCHOR_GENERATOR[key]
+            return _broadcast_params(values, len(input_shape), f"MODEL.ANCHOR_GENERATOR.{key}")
+
         return {
-            **params,
+            "sizes": per_level("SIZES"),
+            "aspect_ratios": per_level("ASPECT_RATIOS"),
             "image_size": cfg.INPUT.IMAGE_SIZE,
             "square": cfg.MODEL.ANCHOR_GENERATOR.SQUARE,
         }
 
     @property
     def num_cell_anchors(self) -> list[int]:
-        """Number of anchors of a cell, for each level."""
+        """Number of anchors at each feature map location, for each level."""
         return [len(anchors) for anchors in self.cell_anchors]
 
     def forward(self, features: list[Tensor]) -> list[Boxes]:
         """
         Args:
-            features: maps of shape (N, C, Hi, Wi), one for each level.
+            features: feature maps (N, C, Hi, Wi), one for each level.
 
         Returns:
-            the anchors of each level, Hi * Wi * num_anchors, relative to the image, not clipped,
-            ordered by row, column, then anchor of the cell.
+            the Hi * Wi * num_cell_anchors anchors of each level, relative to the image, not
+            clipped, in the order of row, column, cell anchor.
         """
         anchors = []
         for feature, cell in zip(features, self.cell_anchors):
             height, width = feature.shape[-2:]
-            centers = cell_centers(height, width, cell.device)
-            shifts = centers.repeat(1, 2)
+            shifts = location_centers(height, width, cell.device).repeat(1, 2)
             anchors.append(Boxes((shifts[:, None] + cell[None]).reshape(-1, 4)))
         return anchors

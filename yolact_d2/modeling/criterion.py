@@ -6,50 +6,43 @@ from detectron2.config import configurable
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .head import DensePredictions
-from .losses import (
-    box_regression_loss,
-    classification_loss,
-    downsample_masks,
-    mask_iou,
-    mask_iou_loss,
-    mask_loss,
-    semantic_segmentation_loss,
-)
+from .losses import classification_loss, mask_iou, mask_loss, semantic_segmentation_loss
 from .mask_iou_head import MaskIoUHead
-from .masks import scale_boxes, soft_masks
+from .masks import resize_masks, scale_boxes, soft_masks
 from .matcher import FOREGROUND, IGNORE, match_anchors
 
 
 class AnchorTargets(NamedTuple):
-    """What the anchors of one image shall predict."""
+    """Training targets of the anchors of one image."""
 
     labels: Tensor
-    """(A,) classes in 0..C, C being background; -1 is ignored."""
+    """(A,) classes in 0..C, where C is background; -1 is ignored."""
     positives: Tensor
-    """(P,) indices of the anchors that have an object."""
+    """(P,) indices of the foreground anchors."""
     matches: Tensor
-    """(P,) the index of that object in the image's ground truth."""
+    """(P,) indices of their objects in the ground truth of the image."""
 
 
 class MaskSamples(NamedTuple):
-    """The positives of one image that the mask losses look at."""
+    """The P positives of one image that enter the mask losses."""
 
     masks: Tensor
-    """(P, h, w) in 0..1, cropped to the ground-truth boxes."""
+    """(P, h, w) predicted masks in 0..1, cropped to the ground-truth boxes."""
     gt_masks: Tensor
     """(P, h, w) bool."""
     gt_boxes: Tensor
-    """(P, 4) XYXY, in cells of the grid."""
+    """(P, 4) XYXY, in grid cells."""
     gt_classes: Tensor
     """(P,)"""
     weight: float
-    """How many positives each of these stands for."""
+    """Number of positives of the image divided by P."""
 
 
 class YOLACTCriterion(nn.Module):
-    """Target assignment and the losses (arXiv 1904.02689, sections 3 and 5; arXiv 1912.06218,
+    """Target assignment and losses (arXiv 1904.02689, sections 3 and 5; arXiv 1912.06218,
     section 5.1)."""
 
     @configurable
@@ -67,15 +60,15 @@ class YOLACTCriterion(nn.Module):
     ):
         """
         Args:
-            box2box_transform: how boxes are coded relative to anchors.
-            num_classes: C, without background.
+            box2box_transform: codes boxes relative to anchors.
+            num_classes: C, number of foreground classes.
             iou_thresholds, crowd_overlap_thresh: see :func:`match_anchors`.
             negatives_per_positive: see :func:`classification_loss`.
-            max_mask_positives: at most so many positives of an image, a random subset, enter the
-                mask losses. 0 means all.
-            min_mask_iou_area: objects whose masks have no more cells than this do not enter the
+            max_mask_positives: limit of positives of each image that enter the mask losses, a
+                random subset. 0: no limit.
+            min_mask_iou_area: objects with masks of at most so many grid cells do not enter the
                 mask IoU loss.
-            loss_weights: weight of each loss, by its name.
+            loss_weights: weight of each loss, by name.
         """
         super().__init__()
         self.box2box_transform = box2box_transform
@@ -117,18 +110,17 @@ class YOLACTCriterion(nn.Module):
     ) -> dict[str, Tensor]:
         """
         Args:
-            anchors: A anchors, the same for all images, relative to the image (0..1).
+            anchors: A anchors, relative to the image.
             predictions: of N images.
             prototypes: (N, k, h, w).
             sem_seg_logits: (N, C, h', w').
             gt_instances: N `Instances` with `gt_boxes`, `gt_classes`, `gt_masks` and optionally
                 `gt_iscrowd`, in pixels of the network input.
-            mask_iou_head: what is trained to tell the quality of masks, if anything is.
+            mask_iou_head: YOLACT++'s head, trained by "loss_mask_iou".
 
         Returns:
-            the losses, weighted, "loss_mask_iou" among them if there is a head for it. They are
-            divided by the number of positives of this device's batch, except "loss_sem_seg", which
-            is a mean over images.
+            the weighted losses. They are divided by the number of positives in the batch of this
+            device, "loss_sem_seg" by the number of images.
         """
         objects, crowds = zip(*(split_crowds(gt) for gt in gt_instances))
         gt_boxes = [relative_boxes(gt.gt_boxes, gt.image_size) for gt in objects]
@@ -148,11 +140,11 @@ class YOLACTCriterion(nn.Module):
         samples = self._sample_masks(
             prototypes, predictions.coefficients, targets, gt_boxes, objects
         )
-        loss_mask = sum(mask_loss(s.masks, s.gt_masks, s.gt_boxes) * s.weight for s in samples)
+        mask_losses = [mask_loss(s.masks, s.gt_masks, s.gt_boxes) * s.weight for s in samples]
         losses = {
             "loss_cls": loss_cls / num_positives,
             "loss_box_reg": loss_box_reg / num_positives,
-            "loss_mask": loss_mask / num_positives,
+            "loss_mask": torch.stack(mask_losses).sum() / num_positives,
             "loss_sem_seg": self._sem_seg_loss(sem_seg_logits, objects) / len(objects),
         }
         if mask_iou_head is not None:
@@ -164,13 +156,13 @@ class YOLACTCriterion(nn.Module):
     def label_anchors(
         self, anchors: Boxes, gt_boxes: Boxes, gt_classes: Tensor, crowd_boxes: Boxes
     ) -> AnchorTargets:
-        """Decide what every anchor of one image shall predict.
+        """Assign a class and an object to every anchor of one image.
 
         Args:
             anchors: A anchors.
-            gt_boxes: the boxes of its G objects, in the units of the anchors.
+            gt_boxes: boxes of G objects, in the units of the anchors.
             gt_classes: (G,)
-            crowd_boxes: its crowd regions, likewise.
+            crowd_boxes: boxes of crowd regions, in the units of the anchors.
         """
         matches, labels = match_anchors(
             anchors, gt_boxes, crowd_boxes, self.iou_thresholds, self.crowd_overlap_thresh
@@ -194,7 +186,7 @@ class YOLACTCriterion(nn.Module):
             gt_deltas = self.box2box_transform.get_deltas(
                 anchors.tensor[target.positives], boxes.tensor[target.matches]
             )
-            losses.append(box_regression_loss(deltas_i[target.positives], gt_deltas))
+            losses.append(F.smooth_l1_loss(deltas_i[target.positives], gt_deltas, reduction="sum"))
         return torch.stack(losses).sum()
 
     def _sample_masks(
@@ -205,7 +197,8 @@ class YOLACTCriterion(nn.Module):
         gt_boxes: list[Boxes],
         objects: Sequence[Instances],
     ) -> list[MaskSamples]:
-        size = tuple(prototypes.shape[2:])
+        """Assemble the masks of (a random subset of) the positives of each image."""
+        size = prototypes.shape[2:]
         samples = []
         for prototypes_i, coefficients_i, target, boxes, gt in zip(
             prototypes, coefficients, targets, gt_boxes, objects
@@ -213,12 +206,12 @@ class YOLACTCriterion(nn.Module):
             num_positives = len(target.positives)
             chosen = random_subset(num_positives, self.max_mask_positives, prototypes.device)
             matches = target.matches[chosen]
-            cells = scale_boxes(boxes.tensor[matches], size)
+            grid_boxes = scale_boxes(boxes.tensor[matches], size)
             samples.append(
                 MaskSamples(
-                    soft_masks(prototypes_i, coefficients_i[target.positives[chosen]], cells),
-                    downsample_masks(gt.gt_masks.tensor, size)[matches],
-                    cells,
+                    soft_masks(prototypes_i, coefficients_i[target.positives[chosen]], grid_boxes),
+                    resize_masks(gt.gt_masks.tensor, size)[matches],
+                    grid_boxes,
                     gt.gt_classes[matches],
                     weight=num_positives / max(len(chosen), 1),
                 )
@@ -226,33 +219,34 @@ class YOLACTCriterion(nn.Module):
         return samples
 
     def _mask_iou_loss(self, samples: list[MaskSamples], mask_iou_head: MaskIoUHead) -> Tensor:
-        # Here, as in the authors' code, a subset does not stand for all.
+        # Without MaskSamples.weight, as in the authors' code.
         large = [s.gt_masks.sum(dim=(1, 2)) > self.min_mask_iou_area for s in samples]
         masks = torch.cat([s.masks[keep] for s, keep in zip(samples, large)])
         gt_masks = torch.cat([s.gt_masks[keep] for s, keep in zip(samples, large)])
         gt_classes = torch.cat([s.gt_classes[keep] for s, keep in zip(samples, large)])
-        return mask_iou_loss(mask_iou_head(masks, gt_classes), mask_iou(masks > 0.5, gt_masks))
+        gt_ious = mask_iou(masks > 0.5, gt_masks)
+        return F.smooth_l1_loss(mask_iou_head(masks, gt_classes), gt_ious, reduction="sum")
 
     def _sem_seg_loss(self, logits: Tensor, objects: Sequence[Instances]) -> Tensor:
         losses = []
         for logits_i, gt in zip(logits, objects):
-            gt_masks = downsample_masks(gt.gt_masks.tensor, logits_i.shape[1:])
+            gt_masks = resize_masks(gt.gt_masks.tensor, logits_i.shape[1:])
             losses.append(semantic_segmentation_loss(logits_i, gt_masks, gt.gt_classes))
         return torch.stack(losses).sum()
 
 
 def split_crowds(gt: Instances) -> tuple[Instances, Instances]:
-    """Part the ground truth of an image into its objects and its crowd regions."""
+    """Split the ground truth of an image into objects and crowd regions."""
     if not gt.has("gt_iscrowd"):
         return gt, gt[:0]
     is_crowd = gt.gt_iscrowd.bool()
-    if not is_crowd.any():  # nearly always; picking all would copy their masks
+    if not is_crowd.any():  # the usual case, in which indexing would only copy the masks
         return gt, gt[:0]
     return gt[~is_crowd], gt[is_crowd]
 
 
 def relative_boxes(boxes: Boxes, image_size: tuple[int, int]) -> Boxes:
-    """Boxes in pixels of an image of (height, width), in units of its sides (0..1)."""
+    """Boxes in pixels of a (height, width) image -> boxes relative to the image (0..1)."""
     relative = boxes.tensor.clone()
     relative[:, 0::2] /= image_size[1]
     relative[:, 1::2] /= image_size[0]
@@ -260,7 +254,7 @@ def relative_boxes(boxes: Boxes, image_size: tuple[int, int]) -> Boxes:
 
 
 def random_subset(size: int, limit: int, device: torch.device) -> Tensor:
-    """Indices of at most `limit` of `size` things, chosen at random; of all if `limit` is 0."""
+    """Indices of at most `limit` random elements of `size`; of all elements if `limit` is 0."""
     if limit == 0 or size <= limit:
         return torch.arange(size, device=device)
     return torch.randperm(size, device=device)[:limit]

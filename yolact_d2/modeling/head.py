@@ -12,18 +12,18 @@ from .weight_init import xavier_uniform_init
 
 
 class DensePredictions(NamedTuple):
-    """What the head says about every anchor of a batch, in the order of the anchors."""
+    """Predictions of the head for all A anchors of N images, in the order of the anchors."""
 
     logits: Tensor
     """(N, A, C + 1) class logits, background last."""
     deltas: Tensor
-    """(N, A, 4) box regression, as :class:`Box2BoxTransform` codes it."""
+    """(N, A, 4) box regression, in the coding of :class:`Box2BoxTransform`."""
     coefficients: Tensor
     """(N, A, k) mask coefficients, in -1..1."""
 
 
 class YOLACTHead(nn.Module):
-    """The prediction head, one for all levels (arXiv 1904.02689, figure 4)."""
+    """The prediction head, shared by all pyramid levels (arXiv 1904.02689, figure 4)."""
 
     @configurable
     def __init__(
@@ -38,9 +38,9 @@ class YOLACTHead(nn.Module):
         """
         Args:
             in_channels: channels of the feature maps.
-            conv_dim: channels of the convolution that the three branches share.
-            num_anchors: number of anchors of a cell.
-            num_classes: C, without background.
+            conv_dim: output channels of the convolution that the three branches share.
+            num_anchors: number of anchors at each feature map location.
+            num_classes: C, number of foreground classes.
             num_prototypes: k.
         """
         super().__init__()
@@ -59,7 +59,7 @@ class YOLACTHead(nn.Module):
         num_anchors = build_anchor_generator(cfg, input_shape).num_cell_anchors
         if len(set(num_anchors)) != 1:
             raise ValueError(
-                "one head serves all levels, so each needs the same number of anchors in "
+                "all levels share one head, so each needs the same number of anchors in "
                 f"MODEL.ANCHOR_GENERATOR.SIZES and ASPECT_RATIOS, got {num_anchors}"
             )
         return {
@@ -73,7 +73,7 @@ class YOLACTHead(nn.Module):
     def forward(self, features: list[Tensor]) -> DensePredictions:
         """
         Args:
-            features: maps of shape (N, in_channels, Hi, Wi), finest first.
+            features: feature maps (N, in_channels, Hi, Wi), finest first.
         """
         logits, deltas, coefficients = [], [], []
         for feature in features:

@@ -11,25 +11,25 @@ from .weight_init import xavier_uniform_init
 class MaskIoUHead(nn.Module):
     """YOLACT++'s fast mask re-scoring network (arXiv 1912.06218, section 5.1).
 
-    From the mask of a detection alone it predicts, for each class, the IoU of that mask with the
-    object's.
+    Predicts the IoU of a predicted mask with the object's true mask, for each class, from the
+    predicted mask alone.
     """
 
     @configurable
     def __init__(self, *, conv_dims: Sequence[int], num_classes: int, mask_size: int):
         """
         Args:
-            conv_dims: channels of the 3x3 convolutions, each of which halves the mask.
-            num_classes: C, without background.
-            mask_size: the smaller side of the masks, in cells.
+            conv_dims: output channels of the 3x3 convolutions of stride 2.
+            num_classes: C, number of foreground classes.
+            mask_size: smaller side of the masks, in grid cells.
         """
         super().__init__()
         for _ in conv_dims:
             mask_size = (mask_size - 3) // 2 + 1
         if mask_size < 1:
             raise ValueError(
-                f"MODEL.YOLACT.MASK_IOU.CONV_DIMS: {len(conv_dims)} convolutions of stride 2 leave "
-                "nothing of the prototypes; take fewer, or a larger INPUT.IMAGE_SIZE"
+                f"MODEL.YOLACT.MASK_IOU.CONV_DIMS: {len(conv_dims)} convolutions of stride 2 are "
+                "too many for the prototypes; use fewer, or a larger INPUT.IMAGE_SIZE"
             )
         channels = [1, *conv_dims]
         self.convs = nn.Sequential(
@@ -56,7 +56,7 @@ class MaskIoUHead(nn.Module):
             classes: (N,) in 0..C-1.
 
         Returns:
-            (N,) the predicted IoU of each mask, if its class is right; not negative.
+            (N,) predicted IoUs for these classes, at least 0.
         """
         ious = F.adaptive_max_pool2d(self.predictor(self.convs(masks[:, None])), 1)
         return ious.flatten(1).gather(1, classes[:, None]).squeeze(1)

@@ -1,19 +1,21 @@
-"""From prototypes and coefficients to the masks of a picture: pure functions of tensors."""
+"""From prototypes and coefficients to the masks of an image: pure functions of tensors."""
 
 import math
 import mmap
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Bound the memory of a resize: elements of one float chunk. On a CPU it should fit the cache.
-_MAX_RESIZED_ELEMENTS = 2**26
-_MAX_CPU_ELEMENTS = 2**18
+# Largest number of float pixels that a resize holds at once, to limit memory. On a CPU they should
+# fit the cache.
+_MAX_PIXELS = 2**25
+_MAX_CPU_PIXELS = 2**18
 
 
 def assemble_masks(prototypes: Tensor, coefficients: Tensor) -> Tensor:
-    """Linear combinations of the prototypes (arXiv 1904.02689, equation 1, before the sigmoid).
+    """Linear combinations of the prototypes (arXiv 1904.02689, equation 1, without the sigmoid).
 
     Args:
         prototypes: (k, h, w).
@@ -26,14 +28,13 @@ def assemble_masks(prototypes: Tensor, coefficients: Tensor) -> Tensor:
 
 
 def inside_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Cells of a grid that belong to each box.
+    """Grid cells that belong to each box, with a margin of one cell.
 
-    As in the authors' ``crop``, a cell counts if x1 - 1 <= column < x2 + 1, likewise for rows:
-    the box and a margin of one cell. A cell reaches from its column to the next, so to the right
-    and to the bottom the margin is up to two cells wide.
+    As in the authors' ``crop``, a cell belongs to a box if x1 - 1 <= column < x2 + 1, likewise for
+    rows.
 
     Args:
-        boxes: (N, 4) XYXY, in cells of the grid.
+        boxes: (N, 4) XYXY, in grid cells.
         height, width: of the grid.
 
     Returns:
@@ -47,155 +48,131 @@ def inside_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
     return in_rows[:, :, None] & in_columns[:, None, :]
 
 
-def cell_ranges(boxes: Tensor, height: int, width: int) -> Tensor:
-    """The first column and row of the cells in :func:`inside_boxes`, and the first after them.
-
-    Returns:
-        (N, 4) int64; empty if a first is not before its last.
-    """
-    limits = boxes.new_tensor([width, height])
-    first = (boxes[:, :2] - 1).ceil().clamp(min=0).minimum(limits)
-    last = (boxes[:, 2:] + 1).ceil().clamp(min=0).minimum(limits)
-    return torch.cat([first, last], dim=1).long()
-
-
 def soft_masks(prototypes: Tensor, coefficients: Tensor, boxes: Tensor) -> Tensor:
-    """Masks before they are thresholded, cropped to their boxes.
+    """Masks cropped to their boxes, not thresholded.
 
     Args:
         prototypes: (k, h, w).
         coefficients: (N, k).
-        boxes: (N, 4) XYXY, in cells of the grid.
+        boxes: (N, 4) XYXY, in grid cells.
 
     Returns:
-        (N, h, w) in 0..1, zero outside the boxes.
+        (N, h, w) in 0..1, zero outside the boxes, see :func:`inside_boxes`.
     """
     inside = inside_boxes(boxes, *prototypes.shape[1:])
     return assemble_masks(prototypes, coefficients).sigmoid() * inside
 
 
-def scale_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """From boxes relative to the image to boxes in a grid or picture of (height, width)."""
+def scale_boxes(boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """(N, 4) boxes relative to the image -> boxes in pixels or cells of a (height, width) grid."""
     scaled = boxes.clone()
     scaled[:, 0::2] *= size[1]
     scaled[:, 1::2] *= size[0]
     return scaled
 
 
-def scale_and_clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """From boxes relative to the image to boxes in an image of some size.
+def clip_boxes(boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """Clip top left corners to at least 0, bottom right corners to at most the image size.
 
-    As in the authors' ``sanitize_coordinates``, the upper left corner is clipped at 0 and the lower
-    right one at the size. So a box that lies outside the image, whose mask is empty, is left
-    with its corners in the wrong order; it counts among the detections all the same.
+    As in the authors' ``sanitize_coordinates``, and unlike in :meth:`Boxes.clip`, the other corner
+    of a box outside the image stays there, so that x1 > x2 or y1 > y2.
 
     Args:
-        boxes: (N, 4) XYXY, in units of the sides of the image.
+        boxes: (N, 4) XYXY, in pixels.
         size: (height, width), in pixels.
 
     Returns:
         (N, 4) XYXY, in pixels.
     """
-    clipped = scale_boxes(boxes, size)
-    clipped[:, :2].clamp_(min=0)
-    clipped[:, 2].clamp_(max=size[1])
-    clipped[:, 3].clamp_(max=size[0])
-    return clipped
+    height, width = size
+    x1, y1, x2, y2 = boxes.unbind(dim=1)
+    clipped = [x1.clamp(min=0), y1.clamp(min=0), x2.clamp(max=width), y2.clamp(max=height)]
+    return torch.stack(clipped, dim=1)
 
 
-def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """The masks of the detections in a picture, in the way that suits the device.
-
-    A pixel is only set if its centre lies among the cells that :func:`inside_boxes` lets in. So no
-    mask leaves its box by more than one cell to the left and to the top, and two to the right and
-    to the bottom: width / w and height / h pixels each. The resize adds nothing to that, for where
-    the cells outside count for half or more, there is no more than half left.
+def resize_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize masks bilinearly, without antialiasing, and threshold them at 0.5.
 
     Args:
-        masks: (N, h, w) in 0..1, as :func:`soft_masks` gives them.
-        boxes: (N, 4) XYXY, in cells.
-        size: (height, width) of the result, in pixels.
-
-    Returns:
-        (N, height, width) bool.
-    """
-    if masks.device.type == "cpu":
-        return resize_cropped_masks(masks, boxes, size)
-    # On a GPU it takes longer to ask where the boxes are than to resize everything.
-    return resize_masks(masks, size)
-
-
-def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize soft masks bilinearly and threshold them at 0.5.
-
-    Args:
-        masks: (N, h, w) in 0..1.
+        masks: (N, h, w) bool, or float in 0..1.
         size: (height, width) of the result.
 
     Returns:
         (N, height, width) bool.
     """
     resized = masks.new_empty((len(masks), *size), dtype=torch.bool)
-    chunk = max(1, _MAX_RESIZED_ELEMENTS // (size[0] * size[1]))
+    chunk = max(1, _MAX_PIXELS // max(1, math.prod(masks.shape[1:]), math.prod(size)))
     for part, out in zip(masks.split(chunk), resized.split(chunk)):
-        soft = F.interpolate(part[:, None], size=size, mode="bilinear", align_corners=False)
+        soft = F.interpolate(part[:, None].float(), size=size, mode="bilinear")
         torch.gt(soft[:, 0], 0.5, out=out)
     return resized
 
 
-def resize_cropped_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """:func:`resize_masks` of masks that are zero outside their boxes, on a CPU.
+def paste_masks(masks: Tensor, boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """The masks of detections at the resolution of the image.
 
-    Only what the boxes cover is computed, one mask after the other, and only that part of the
-    result is ever written to.
+    A mask extends beyond its box by less than one grid cell to the left and top, and less than two
+    to the right and bottom.
 
     Args:
-        masks: (N, h, w) in 0..1, as :func:`soft_masks` gives them.
-        boxes: (N, 4) XYXY, in cells.
-        size: (height, width) of the result.
+        masks: (N, h, w) in 0..1, zero outside their boxes, see :func:`soft_masks`.
+        boxes: (N, 4) XYXY, in grid cells.
+        size: (height, width) of the result, in pixels.
 
     Returns:
-        (N, height, width) bool.
+        (N, height, width) bool, what :func:`resize_masks` returns up to rounding.
     """
-    # Bilinear interpolation, as a matrix for each direction.
-    rows = bilinear_weights(masks.shape[1], size[0], masks)
-    columns = bilinear_weights(masks.shape[2], size[1], masks).t()
-    resized = lazy_zeros((len(masks), *size))
-    cells = cell_ranges(boxes, *masks.shape[1:])
-    # A pixel nearer to a cell outside is at most half inside, so not above the threshold.
-    scale = boxes.new_tensor([size[1] / masks.shape[2], size[0] / masks.shape[1]])
-    first = (cells[:, :2] * scale).floor().int().tolist()
-    last = (cells[:, 2:] * scale).ceil().int().tolist()
-    for mask, out, (c1, r1, c2, r2), (x1, y1), (x2, y2) in zip(
-        masks, resized, cells.tolist(), first, last
-    ):
+    if masks.device.type == "cpu":
+        return _paste_cropped_masks(masks, boxes, size)
+    # On a GPU, fetching the boxes takes longer than resizing whole masks.
+    return resize_masks(masks, size)
+
+
+def _paste_cropped_masks(masks: Tensor, boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize one mask at a time, and of it only what is inside the box."""
+    num, grid_height, grid_width = masks.shape
+    height, width = size
+    # A bilinear resize is a matrix product in each direction.
+    rows = _bilinear_matrix(grid_height, height, masks)
+    columns = _bilinear_matrix(grid_width, width, masks).t()
+    pasted = _lazy_zeros((num, height, width))
+    crops = _crops(boxes, grid_height, grid_width).tolist()
+    for mask, out, (c1, r1, c2, r2) in zip(masks, pasted, crops):
         if c1 >= c2 or r1 >= r2:
             continue
+        # Pixels that are nearer to cells outside the crop are at most 0.5.
+        y1, y2 = r1 * height // grid_height, math.ceil(r2 * height / grid_height)
+        x1, x2 = c1 * width // grid_width, math.ceil(c2 * width / grid_width)
         out = out[y1:y2, x1:x2]
         tall = rows[y1:y2, r1:r2] @ mask[r1:r2, c1:c2]
-        chunk = max(1, _MAX_CPU_ELEMENTS // out.shape[1])
+        chunk = max(1, _MAX_CPU_PIXELS // out.shape[1])
         for part, out_part in zip(tall.split(chunk), out.split(chunk)):
             torch.gt(part @ columns[c1:c2, x1:x2], 0.5, out=out_part)
-    return resized
+    return pasted
 
 
-def lazy_zeros(shape: tuple[int, ...]) -> Tensor:
-    """A bool tensor on the CPU of zeros that take up memory only where they are written to.
+def _crops(boxes: Tensor, height: int, width: int) -> Tensor:
+    """(N, 4) int64 XYXY ranges of the grid cells in :func:`inside_boxes`, ends excluded."""
+    limits = boxes.new_tensor([width, height])
+    first = (boxes[:, :2] - 1).ceil().clamp(min=0).minimum(limits)
+    last = (boxes[:, 2:] + 1).ceil().clamp(min=0).minimum(limits)
+    return torch.cat([first, last], dim=1).long()
 
-    `torch.zeros` fills them in. `numpy.zeros` does not, but asks for large pages, which take more
-    memory and may take long to find.
+
+def _bilinear_matrix(size: int, new_size: int, like: Tensor) -> Tensor:
+    """(new_size, size) matrix of a bilinear resize, in the dtype of `like`."""
+    identity = torch.eye(size, dtype=like.dtype, device=like.device)[None]
+    return F.interpolate(identity, size=new_size, mode="linear")[0].t()
+
+
+def _lazy_zeros(shape: tuple[int, ...]) -> Tensor:
+    """CPU bool zeros that take up memory only where they are written to.
+
+    For 100 small masks of 3840 x 2160: 52 MB, `np.zeros` (huge pages) 262 MB, `torch.zeros` 821 MB.
     """
-    num = math.prod(shape)
-    if num == 0:
+    if 0 in shape:
         return torch.zeros(shape, dtype=torch.bool)
-    memory = mmap.mmap(-1, num, access=mmap.ACCESS_COPY)
+    memory = mmap.mmap(-1, math.prod(shape), access=mmap.ACCESS_COPY)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         memory.madvise(mmap.MADV_NOHUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.bool).view(shape)
-
-
-def bilinear_weights(size: int, new_size: int, like: Tensor) -> Tensor:
-    """(new_size, size) what each old value adds to each new one in a bilinear resize; of the type
-    of the tensor `like`."""
-    unit = torch.eye(size, dtype=like.dtype, device=like.device)[None]
-    return F.interpolate(unit, size=new_size, mode="linear", align_corners=False)[0].t()

@@ -1,68 +1,43 @@
-"""Which anchor is responsible for which ground truth: pure functions of boxes."""
+"""Matching of anchors and ground truth: pure functions of boxes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.structures import Boxes, pairwise_ioa, pairwise_iou
 from torch import Tensor
 
-# What an anchor is for its image.
+# Labels of anchors.
 IGNORE, BACKGROUND, FOREGROUND = -1, 0, 1
 
-# Bounds the memory of an overlap: pairs of a box and an anchor that are looked at together.
+# Largest number of pairs of boxes that are compared at once, to limit memory.
 _MAX_PAIRS = 2**22
 
 
-def claim_best_anchors(iou: Tensor) -> Tensor:
-    """Give every ground truth one anchor of its own, the largest IoU first.
+def match_one_to_one(iou: Tensor) -> Tensor:
+    """Greedy matching that gives every object an anchor of its own, largest IoU first.
 
-    Equal to taking, again and again, the (ground truth, anchor) pair with the largest IoU among
-    those not taken, the first in row-major order on a tie. A pair that is the best of both its
-    row and its column will be taken whatever happens to the others, so all such pairs are taken
-    at once; a few rounds do instead of one for each ground truth.
+    Equivalent to a loop that takes the pair with the largest IoU (the first in row-major order of
+    equal ones) and removes its row and column. A pair that is the maximum of both its row and its
+    column is always taken by that loop, so each round here takes all such pairs at once; a few
+    rounds are enough.
 
     Args:
-        iou: (G, A) of ground truths against anchors. It is overwritten: of many objects it is
-            large.
+        iou: (G, A) of objects and anchors. Overwritten to save memory.
 
     Returns:
-        (G,) the anchor of each ground truth; -1 for those left over when G > A.
+        (G,) anchor of each object; -1 for the objects left over if G > A.
     """
     num_gt, num_anchors = iou.shape
-    claimed = torch.full((num_gt,), -1, dtype=torch.int64, device=iou.device)
+    matched = torch.full((num_gt,), -1, dtype=torch.int64, device=iou.device)
     rows = torch.arange(num_gt, device=iou.device)
-    while (claimed >= 0).sum() < min(num_gt, num_anchors):
+    while (matched >= 0).sum() < min(num_gt, num_anchors):
         anchor = iou.argmax(dim=1)
         best_gt = iou[:, anchor].argmax(dim=0)
-        mutual = ((best_gt == rows) & (claimed < 0)).nonzero().squeeze(1)
-        claimed[mutual] = anchor[mutual]
+        mutual = ((best_gt == rows) & (matched < 0)).nonzero().squeeze(1)
+        matched[mutual] = anchor[mutual]
         iou[mutual] = -1
         iou[:, anchor[mutual]] = -1
-    return claimed
-
-
-def iou_matrix(boxes: Boxes, anchors: Boxes) -> Tensor:
-    """Detectron2's :func:`pairwise_iou`, some boxes at a time: it needs six times its result.
-
-    Returns:
-        (len(boxes), len(anchors))
-    """
-    iou = boxes.tensor.new_empty((len(boxes), len(anchors)))
-    parts = _parts(boxes, len(anchors))
-    for part, out in zip(parts, iou.split([len(part) for part in parts])):
-        out.copy_(pairwise_iou(part, anchors))
-    return iou
-
-
-def largest_overlap(boxes: Boxes, anchors: Boxes) -> Tensor:
-    """(len(anchors),) the largest part of the area of each that lies in one of the boxes."""
-    parts = _parts(boxes, len(anchors))
-    return torch.stack([pairwise_ioa(part, anchors).amax(dim=0) for part in parts]).amax(dim=0)
-
-
-def _parts(boxes: Boxes, num_anchors: int) -> list[Boxes]:
-    chunk = max(1, _MAX_PAIRS // max(1, num_anchors))
-    return [Boxes(part) for part in boxes.tensor.split(chunk)]
+    return matched
 
 
 def match_anchors(
@@ -72,19 +47,20 @@ def match_anchors(
     iou_thresholds: Sequence[float],
     crowd_overlap_thresh: float,
 ) -> tuple[Tensor, Tensor]:
-    """Match the anchors of one image (the authors' ``match``).
+    """Match the anchors of one image with its objects (the authors' ``match``).
 
     Args:
         anchors: A anchors.
-        gt_boxes: G objects, crowd regions not among them.
-        crowd_boxes: regions with uncounted objects.
-        iou_thresholds: (low, high). An anchor is foreground if its best IoU is at least `high`,
-            background below `low`, ignored between. Besides, each object claims one anchor.
-        crowd_overlap_thresh: an anchor that is not foreground is ignored if more than this part
-            of its own area lies in a crowd region.
+        gt_boxes: boxes of G objects, without crowd regions.
+        crowd_boxes: boxes of crowd regions.
+        iou_thresholds: (low, high). Anchors whose largest IoU is at least `high` are foreground,
+            those below `low` background, those between ignored. In addition, each object gets one
+            anchor of its own, see :func:`match_one_to_one`.
+        crowd_overlap_thresh: anchors that are not foreground are ignored if more than this
+            fraction of their area is inside a crowd region.
 
     Returns:
-        matches: (A,) index of the best object of each anchor, 0 where there is no object.
+        matches: (A,) index of the object of each anchor, 0 if the image has no object.
         labels: (A,) FOREGROUND, BACKGROUND or IGNORE.
     """
     low, high = iou_thresholds
@@ -93,18 +69,28 @@ def match_anchors(
     matches = torch.zeros(len(anchors), dtype=torch.int64, device=device)
 
     if len(gt_boxes) > 0:
-        iou = iou_matrix(gt_boxes, anchors)
+        iou = _in_chunks(pairwise_iou, gt_boxes, anchors)
         best_iou, matches = iou.max(dim=0)
         labels[best_iou >= low] = IGNORE
         labels[best_iou >= high] = FOREGROUND
 
-        claimed = claim_best_anchors(iou)
-        owners = (claimed >= 0).nonzero().squeeze(1)
-        labels[claimed[owners]] = FOREGROUND
-        matches[claimed[owners]] = owners
+        own_anchor = match_one_to_one(iou)
+        has_anchor = (own_anchor >= 0).nonzero().squeeze(1)
+        labels[own_anchor[has_anchor]] = FOREGROUND
+        matches[own_anchor[has_anchor]] = has_anchor
 
     if len(crowd_boxes) > 0:
-        overlap = largest_overlap(crowd_boxes, anchors)
+        overlap = _in_chunks(pairwise_ioa, crowd_boxes, anchors).amax(dim=0)
         labels[(overlap > crowd_overlap_thresh) & (labels != FOREGROUND)] = IGNORE
 
     return matches, labels
+
+
+def _in_chunks(pairwise: Callable[[Boxes, Boxes], Tensor], boxes: Boxes, anchors: Boxes) -> Tensor:
+    """`pairwise(boxes, anchors)`, but for a few boxes at a time: Detectron2's pairwise functions
+    need six times the memory of their result."""
+    result = boxes.tensor.new_empty((len(boxes), len(anchors)))
+    chunk = max(1, _MAX_PAIRS // max(1, len(anchors)))
+    for part, out in zip(boxes.tensor.split(chunk), result.split(chunk)):
+        out.copy_(pairwise(Boxes(part), anchors))
+    return result

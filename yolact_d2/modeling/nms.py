@@ -1,4 +1,4 @@
-"""Non-maximum suppression: Fast NMS and its variants, chosen by name from a registry."""
+"""Non-maximum suppression: Fast NMS and variants, registered by name."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,27 +8,26 @@ from detectron2.utils.registry import Registry
 from torch import Tensor
 from torchvision import ops
 
-from .registry import lookup
+from .registry import get_registered
 
-# Lists of boxes that are looked at together on a CPU, so that what they need fits its cache.
-_MAX_CPU_LISTS = 4
+# Number of classes processed at once on a CPU, such that their IoUs fit the cache.
+_MAX_CPU_CLASSES = 4
 
 NMS_REGISTRY = Registry("NMS")
 NMS_REGISTRY.__doc__ = """
 Functions that choose the detections of one image.
 
-Each is called with `boxes` (N, 4) XYXY, `scores` (N, C) and the keyword arguments
-`score_thresh`, `iou_thresh`, `topk` (best boxes of a class that are looked at) and
-`max_detections`; each returns :class:`Detections`, best first. A function uses those of the
-arguments that its method has.
+Each is called with `boxes` (N, 4) XYXY, `scores` (N, C) and the keyword arguments `score_thresh`,
+`iou_thresh`, `topk` (number of best boxes of a class to consider) and `max_detections`, and
+returns :class:`Detections`. A function may ignore arguments that its method does not have.
 """
 
 
 class Detections(NamedTuple):
-    """The chosen (box, class) pairs, best first."""
+    """The chosen (box, class) pairs, in descending order of their scores."""
 
     indices: Tensor
-    """(D,) rows of the boxes that were given."""
+    """(D,) indices of the boxes."""
     classes: Tensor
     """(D,)"""
     scores: Tensor
@@ -37,11 +36,11 @@ class Detections(NamedTuple):
 
 def get_nms(name: str) -> Callable[..., Detections]:
     """The function that ``cfg.MODEL.YOLACT.NMS`` names."""
-    return lookup(NMS_REGISTRY, name, "MODEL.YOLACT.NMS")
+    return get_registered(NMS_REGISTRY, name, "MODEL.YOLACT.NMS")
 
 
-def pairwise_iou(boxes: Tensor) -> Tensor:
-    """IoU of every box with every other of its list, for many lists at once.
+def batched_pairwise_iou(boxes: Tensor) -> Tensor:
+    """IoU of all pairs of boxes in each of many lists.
 
     Args:
         boxes: (..., N, 4) XYXY; leading dimensions are independent lists.
@@ -50,25 +49,25 @@ def pairwise_iou(boxes: Tensor) -> Tensor:
         (..., N, N), 0 for two boxes without area.
     """
     x1, y1, x2, y2 = boxes.unbind(dim=-1)
-    # In place: these are the large tensors of an image.
+    # In place, because these are the largest tensors of inference.
     intersection = _pairwise_overlap(x1, x2).mul_(_pairwise_overlap(y1, y2))
     area = (x2 - x1) * (y2 - y1)
     union = (area[..., :, None] + area[..., None, :]).sub_(intersection)
     return intersection.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
 
 
-def _pairwise_overlap(first: Tensor, last: Tensor) -> Tensor:
-    """Length in common of every two of (..., N) intervals: (..., N, N)."""
-    larger_first = torch.maximum(first[..., :, None], first[..., None, :])
-    smaller_last = torch.minimum(last[..., :, None], last[..., None, :])
-    return smaller_last.sub_(larger_first).clamp_(min=0)
+def _pairwise_overlap(start: Tensor, end: Tensor) -> Tensor:
+    """(..., N, N) lengths of the intersections of all pairs of (..., N) intervals."""
+    max_start = torch.maximum(start[..., :, None], start[..., None, :])
+    min_end = torch.minimum(end[..., :, None], end[..., None, :])
+    return min_end.sub_(max_start).clamp_(min=0)
 
 
-def not_suppressed(boxes: Tensor, iou_thresh: float) -> Tensor:
-    """The rule of Fast NMS (arXiv 1904.02689, section 4.2).
+def fast_nms_keep(boxes: Tensor, iou_thresh: float) -> Tensor:
+    """Boxes that Fast NMS keeps (arXiv 1904.02689, section 4.2).
 
-    A box survives if its IoU with every better box is at most `iou_thresh`. Boxes that are
-    themselves suppressed still suppress, so no box waits for the verdict on another.
+    A box is kept if its IoU with every better box is at most `iou_thresh`. Unlike in ordinary NMS,
+    suppressed boxes suppress others too, so all boxes are decided at once.
 
     Args:
         boxes: (..., N, 4) XYXY, best first; leading dimensions are independent lists.
@@ -76,10 +75,7 @@ def not_suppressed(boxes: Tensor, iou_thresh: float) -> Tensor:
     Returns:
         (..., N) bool.
     """
-    if boxes.dim() > 2 and len(boxes) > _MAX_CPU_LISTS and boxes.device.type == "cpu":
-        parts = boxes.split(_MAX_CPU_LISTS)
-        return torch.cat([not_suppressed(part, iou_thresh) for part in parts])
-    iou_with_better = pairwise_iou(boxes).triu_(diagonal=1)
+    iou_with_better = batched_pairwise_iou(boxes).triu_(diagonal=1)
     return ~(iou_with_better > iou_thresh).any(dim=-2)
 
 
@@ -93,14 +89,15 @@ def fast_nms(
     topk: int,
     max_detections: int,
 ) -> Detections:
-    """Fast NMS in each class by itself.
+    """Fast NMS within each class.
 
-    `score_thresh` is not used: as in the authors' code, a box that was let in for one class may
-    be a detection of another with a lower score (worth 0.2 mAP according to them).
+    Ignores `score_thresh`: as in the authors' code, a box may be a detection of any class with any
+    score if its best class score exceeds the threshold (worth 0.2 mAP according to them).
     """
     num_boxes, num_classes = scores.shape
     class_scores, order = scores.t().topk(min(topk, num_boxes), dim=1)
-    keep = not_suppressed(boxes[order], iou_thresh)
+    chunk = _MAX_CPU_CLASSES if boxes.device.type == "cpu" else num_classes
+    keep = torch.cat([fast_nms_keep(part, iou_thresh) for part in boxes[order].split(chunk)])
 
     ranked = class_scores.masked_fill(~keep, -1).flatten()
     best, flat = ranked.topk(min(max_detections, ranked.numel()))
@@ -119,13 +116,13 @@ def cross_class_fast_nms(
     topk: int,
     max_detections: int,
 ) -> Detections:
-    """Fast NMS among all classes together, each box standing for its best class.
+    """Fast NMS over all classes together, each box with its best class only.
 
-    `score_thresh` is not used: every box was let in for its best class.
+    Ignores `score_thresh`, which the best class of every box exceeds.
     """
     best_scores, best_classes = scores.max(dim=1)
     ranked, order = best_scores.topk(min(topk, len(boxes)))
-    keep = not_suppressed(boxes[order], iou_thresh).nonzero().squeeze(1)[:max_detections]
+    keep = fast_nms_keep(boxes[order], iou_thresh).nonzero().squeeze(1)[:max_detections]
     indices = order[keep]
     return Detections(indices, best_classes[indices], ranked[keep])
 
@@ -140,18 +137,17 @@ def batched_nms(
     topk: int,
     max_detections: int,
 ) -> Detections:
-    """Ordinary NMS in each class, on the (box, class) pairs above `score_thresh`.
+    """Ordinary NMS within each class, on (box, class) pairs with scores above `score_thresh`.
 
-    `topk` is not used: ordinary NMS looks at all of them.
+    Ignores `topk`: ordinary NMS considers all of them.
     """
     indices, classes = (scores > score_thresh).nonzero(as_tuple=True)
     pair_scores = scores[indices, classes]
-    # In double: next to a box far away, moving the classes apart leaves float32 no digits. (Apple's
-    # GPUs have none.)
-    precise = torch.float32 if boxes.device.type == "mps" else torch.float64
+    # torchvision shifts the boxes of each class by the largest coordinate. This needs coordinates
+    # that are not negative, and more digits than float32 has if a box is far away.
+    precise = torch.float32 if boxes.device.type == "mps" else torch.float64  # MPS has no float64
     candidates = boxes[indices].to(precise)
     if len(candidates) > 0:
-        # torchvision moves the classes apart by the largest coordinate; none may be negative.
         candidates = candidates - candidates.min()
     keep = ops.batched_nms(candidates, pair_scores.to(precise), classes, iou_thresh)
     keep = keep[:max_detections]

@@ -4,53 +4,46 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .registry import lookup
+from .registry import get_registered
 from .weight_init import xavier_uniform_init
 
 PROTONET_REGISTRY = Registry("PROTONET")
 PROTONET_REGISTRY.__doc__ = """
-Networks that make prototype masks from the finest feature map.
+Networks that predict prototype masks from the finest feature map.
 
-The registered object is called with `obj(cfg, input_shape: ShapeSpec)` and gives a module which
+The registered object is called with `obj(cfg, input_shape: ShapeSpec)` and returns a module that
 maps (N, input_shape.channels, H, W) to (N, k, h, w).
 """
 
 
 def build_protonet(cfg, input_shape: ShapeSpec) -> nn.Module:
     """Build the network that ``cfg.MODEL.YOLACT.PROTONET.NAME`` names."""
-    name = cfg.MODEL.YOLACT.PROTONET.NAME
-    return lookup(PROTONET_REGISTRY, name, "MODEL.YOLACT.PROTONET.NAME")(cfg, input_shape)
+    key = "MODEL.YOLACT.PROTONET.NAME"
+    return get_registered(PROTONET_REGISTRY, cfg.MODEL.YOLACT.PROTONET.NAME, key)(cfg, input_shape)
 
 
 @PROTONET_REGISTRY.register()
 class Protonet(nn.Module):
-    """YOLACT's protonet (arXiv 1904.02689, figure 3): convolutions, an upsampling, two more."""
+    """YOLACT's protonet: convolutions, a 2x upsampling, two convolutions (arXiv 1904.02689,
+    figure 3)."""
 
     @configurable
     def __init__(self, *, in_channels: int, conv_dim: int, num_convs: int, num_prototypes: int):
         """
         Args:
             in_channels: channels of the feature map.
-            conv_dim: channels of the 3x3 convolutions.
-            num_convs: how many of them come before the upsampling.
+            conv_dim: output channels of the 3x3 convolutions.
+            num_convs: number of convolutions before the upsampling.
             num_prototypes: k.
         """
         super().__init__()
         convs = []
-        for i in range(num_convs):
-            convs.append(
-                Conv2d(
-                    conv_dim if i else in_channels,
-                    conv_dim,
-                    kernel_size=3,
-                    padding=1,
-                    activation=F.relu,
-                )
-            )
+        for _ in range(num_convs):
+            convs.append(Conv2d(in_channels, conv_dim, kernel_size=3, padding=1, activation=F.relu))
+            in_channels = conv_dim
         self.convs = nn.Sequential(*convs)
-        channels = conv_dim if num_convs else in_channels
         self.upsampled_conv = Conv2d(
-            channels, conv_dim, kernel_size=3, padding=1, activation=F.relu
+            in_channels, conv_dim, kernel_size=3, padding=1, activation=F.relu
         )
         self.prototypes = Conv2d(conv_dim, num_prototypes, kernel_size=1, activation=F.relu)
         xavier_uniform_init(self)
@@ -70,8 +63,8 @@ class Protonet(nn.Module):
             feature: (N, in_channels, H, W), the finest level of the pyramid.
 
         Returns:
-            (N, k, 2 H, 2 W) prototypes, not negative.
+            (N, k, 2 H, 2 W) prototypes, at least 0.
         """
         x = self.convs(feature)
-        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        x = F.interpolate(x, scale_factor=2, mode="bilinear")
         return self.prototypes(self.upsampled_conv(x))

@@ -3,11 +3,11 @@ from typing import Any
 from detectron2.utils.registry import Registry
 
 
-def lookup(registry: Registry, name: str, key: str) -> Any:
-    """The object called `name` in `registry`.
+def get_registered(registry: Registry, name: str, key: str) -> Any:
+    """`registry.get(name)`, with an error that names the config `key` and the known names.
 
     Raises:
-        ValueError: if there is none; names the config `key` and the known names.
+        ValueError: if the registry has no such name.
     """
     if name not in registry:
         known = ", ".join(sorted(known_name for known_name, _ in registry))

@@ -5,8 +5,8 @@ from torch import nn
 
 
 def xavier_uniform_init(module: nn.Module) -> None:
-    """Initialise every convolution of `module` as the authors do outside the backbone:
-    Xavier-uniform weights and zero biases."""
+    """Initialize all convolutions in `module` with Xavier-uniform weights and zero biases, as the
+    authors do outside the backbone (fvcore's `c2_xavier_fill` is another distribution)."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.xavier_uniform_(layer.weight)
@@ -15,10 +15,10 @@ def xavier_uniform_init(module: nn.Module) -> None:
 
 
 def scale_residual_branches(last_norms: Sequence[nn.Module]) -> None:
-    """Let the variance grow by a constant over a whole residual network, not over each block.
+    """Scale the residual branches of a network such that its output variance stays bounded.
 
-    Without it a backbone from scratch explodes if its batch norm is frozen, as it is for small
-    batches. Pretrained weights replace what is set here.
+    Without pretrained weights, a backbone with frozen batch norm (small batches) overflows
+    otherwise.
 
     Args:
         last_norms: the norm at the end of each residual branch.

@@ -22,28 +22,24 @@ from ..checkpoint.names import translate
 from .criterion import YOLACTCriterion
 from .head import DensePredictions, YOLACTHead
 from .mask_iou_head import MaskIoUHead
-from .masks import paste_masks, scale_and_clip, scale_boxes, soft_masks
+from .masks import clip_boxes, paste_masks, scale_boxes, soft_masks
 from .nms import Detections, get_nms
 from .protonet import build_protonet
-from .registry import lookup
+from .registry import get_registered
 from .weight_init import xavier_uniform_init
-
-# No output of a network that works comes near it, and what is made of outputs up to here is finite.
-_LARGEST_OUTPUT = 1e6
 
 
 @META_ARCH_REGISTRY.register()
 class YOLACT(DenseDetector):
     """YOLACT: real-time instance segmentation (arXiv 1904.02689), and YOLACT++ (arXiv 1912.06218).
 
-    A fully-convolutional detector predicts, besides a class and a box, k coefficients for every
-    anchor. In parallel the protonet predicts k prototype masks for the whole image. The mask of an
-    instance is the linear combination of the prototypes with its coefficients, cropped to its box.
-    YOLACT++ looks at each mask once more, and predicts how good it is.
+    A fully-convolutional head predicts a class, a box and k mask coefficients for every anchor. In
+    parallel, the protonet predicts k prototype masks of the whole image. The mask of an instance is
+    the linear combination of the prototypes with its coefficients, cropped to its box. YOLACT++
+    adds deformable convolutions to the backbone and a network that predicts the IoU of each mask.
 
-    Inside the model boxes are relative to the image (0..1), as they are in the authors' code. Many
-    anchors overlap a long object equally, so which of them it claims is up to the rounding, and
-    only the same units give the same anchors.
+    Boxes and anchors inside the model are relative to the image (0..1), as in the authors' code.
+    In other units, rounding would break ties between anchors with equal IoUs differently.
     """
 
     @configurable
@@ -71,22 +67,23 @@ class YOLACT(DenseDetector):
     ):
         """
         Args:
-            backbone: gives a feature pyramid.
+            backbone: returns a feature pyramid.
             head: predicts classes, boxes and coefficients of all anchors.
-            head_in_features: names of the levels, finest first.
-            protonet: predicts the prototypes from the finest of them.
-            anchor_generator: gives the anchors of each level.
-            box2box_transform: how boxes are coded relative to anchors.
-            criterion: gives the losses, see :class:`YOLACTCriterion`.
-            num_classes: C, without background.
-            image_size: S, the side of the square, in pixels, that images are resized to.
-            pixel_mean, pixel_std: of each channel of the input, in 0..255 units.
+            head_in_features: names of the pyramid levels, finest first.
+            protonet: predicts the prototypes from the finest level.
+            anchor_generator: returns the anchors of each level.
+            box2box_transform: codes boxes relative to anchors.
+            criterion: computes the losses, see :class:`YOLACTCriterion`.
+            num_classes: C, number of foreground classes.
+            image_size: S, images are resized to S x S pixels.
+            pixel_mean, pixel_std: of each channel, for pixel values in 0..255.
             nms: a function of NMS_REGISTRY.
-            mask_iou_head: predicts how good the masks are. Without it they have no scores of their
-                own.
-            test_anchor_score_thresh: anchors whose best score is not above it never reach NMS.
-            test_nms_thresh, test_topk_candidates, max_detections_per_image: for `nms`.
-            test_score_thresh: detections with a lower score are left out of the result.
+            mask_iou_head: YOLACT++'s network that predicts the IoU of each mask.
+            test_anchor_score_thresh: only anchors whose best class score is above it enter NMS.
+            test_nms_thresh: IoU above which NMS suppresses a box.
+            test_topk_candidates: number of best boxes of each class that enter NMS.
+            test_score_thresh: detections with a lower score are dropped after NMS.
+            max_detections_per_image: number of best detections to keep.
         """
         super().__init__(
             backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std
@@ -98,7 +95,7 @@ class YOLACT(DenseDetector):
         self.criterion = criterion
         self.image_size = image_size
 
-        # Only there to be trained: it makes the features of P3 richer.
+        # Semantic segmentation of the finest level, an auxiliary loss in training only.
         channels = backbone.output_shape()[head_in_features[0]].channels
         self.sem_seg_conv = Conv2d(channels, num_classes, kernel_size=1)
         xavier_uniform_init(self.sem_seg_conv)
@@ -110,26 +107,20 @@ class YOLACT(DenseDetector):
         self.test_score_thresh = test_score_thresh
         self.max_detections_per_image = max_detections_per_image
 
-        # So that checkpoints of the authors' code load as they are.
+        # Checkpoints of the authors' code load under their own names.
         self.register_load_state_dict_pre_hook(_translate_names)
 
     @classmethod
     def from_config(cls, cfg):
-        lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
-        lookup(
+        get_registered(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+        get_registered(
             ANCHOR_GENERATOR_REGISTRY,
             cfg.MODEL.ANCHOR_GENERATOR.NAME,
             "MODEL.ANCHOR_GENERATOR.NAME",
         )
         if not cfg.MODEL.MASK_ON:
             raise ValueError(
-                "MODEL.MASK_ON is False, but YOLACT (and MODEL.YOLACT.MASK_IOU, its re-scoring) is "
-                "nothing without its mask branch: set it to True"
-            )
-        if cfg.MODEL.YOLACT.PROTONET.NUM_PROTOTYPES < 1:
-            raise ValueError(
-                "MODEL.YOLACT.PROTONET.NUM_PROTOTYPES is "
-                f"{cfg.MODEL.YOLACT.PROTONET.NUM_PROTOTYPES}; masks need 1 or more"
+                "MODEL.MASK_ON is False, but YOLACT always predicts masks: set it to True"
             )
         backbone = build_backbone(cfg)
         in_features = cfg.MODEL.YOLACT.IN_FEATURES
@@ -143,8 +134,8 @@ class YOLACT(DenseDetector):
         feature_shapes = [shapes[name] for name in in_features]
         mask_iou_head = None
         if cfg.MODEL.YOLACT.MASK_IOU.ENABLED:
-            grid = 2 * math.ceil(cfg.INPUT.IMAGE_SIZE / feature_shapes[0].stride)
-            mask_iou_head = MaskIoUHead(cfg, grid)
+            mask_size = 2 * math.ceil(cfg.INPUT.IMAGE_SIZE / feature_shapes[0].stride)
+            mask_iou_head = MaskIoUHead(cfg, mask_size)
         return {
             "backbone": backbone,
             "head": YOLACTHead(cfg, feature_shapes),
@@ -169,59 +160,58 @@ class YOLACT(DenseDetector):
     def forward(self, batched_inputs: list[dict]):
         """
         Args:
-            batched_inputs: a list, one dict for each image, with
+            batched_inputs: one dict for each image:
 
-                * "image": (3, H, W) tensor in 0..255, channels in the order of INPUT.FORMAT. For
-                  inference of any size; for training S x S, as :class:`YOLACTDatasetMapper` makes
-                  it.
-                * "instances": for training, `Instances` with `gt_boxes`, `gt_classes`, `gt_masks`
+                * "image": (3, H, W) tensor in 0..255, channels in the order of INPUT.FORMAT. Of
+                  any size in inference, S x S in training (see :class:`YOLACTDatasetMapper`).
+                * "instances": in training, `Instances` with `gt_boxes`, `gt_classes`, `gt_masks`
                   (`BitMasks`) and optionally `gt_iscrowd` (bool).
-                * "height", "width": for inference, the resolution of the result. By default that
+                * "height", "width": in inference, the resolution of the result; by default that
                   of "image".
 
         Returns:
-            In training, dict[str, Tensor] of "loss_cls", "loss_box_reg", "loss_mask",
-            "loss_sem_seg" and, of YOLACT++, "loss_mask_iou". In inference, a list with a dict for
-            each image, in which "instances" has `pred_boxes`, `scores`, `pred_classes`,
-            `pred_masks` (bool, N x height x width) and, of YOLACT++, `mask_scores`: the score times
-            the predicted IoU of the mask. They are in the order of `scores`, best first.
+            In training, dict[str, Tensor] of the losses "loss_cls", "loss_box_reg", "loss_mask",
+            "loss_sem_seg" and, for YOLACT++, "loss_mask_iou".
+
+            In inference, one dict for each image. Its "instances" have `pred_boxes`, `scores`,
+            `pred_classes`, `pred_masks` (bool, N x height x width) and, for YOLACT++,
+            `mask_scores` (score times predicted mask IoU), in descending order of `scores`.
         """
         if self.training or self.device.type != "cpu":
             return self.forward_batch(batched_inputs)
-        # On a CPU tensors of more images than one leave the cache, which costs more than it saves.
+        # On a CPU a batch does not fit the cache, so single images are faster.
         return [result for x in batched_inputs for result in self.forward_batch([x])]
 
     def forward_batch(self, batched_inputs: list[dict]):
-        """:meth:`forward`, with all images in one batch."""
+        """Same as :meth:`forward`, but always with all images in one batch."""
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images)
         features = [features[name] for name in self.head_in_features]
         predictions = self.head(features)
         prototypes = self.protonet(features[0])
         anchors = Boxes.cat(self.anchor_generator(features))
-        sem_seg_logits = self.sem_seg_conv(features[0]) if self.training else None
+        sem_seg_logits = self.sem_seg_conv(features[0]).float() if self.training else None
 
-        # Mixed precision is for the network; what follows needs float32.
+        # The network may run in mixed precision; losses and postprocessing need float32.
         predictions = DensePredictions(*(x.float() for x in predictions))
         prototypes = prototypes.float()
         with torch.autocast(self.device.type, enabled=False):
             if self.training:
-                gt_instances = [self._ground_truth(x) for x in batched_inputs]
                 return self.criterion(
                     anchors,
                     predictions,
                     prototypes,
-                    sem_seg_logits.float(),
-                    gt_instances,
+                    sem_seg_logits,
+                    [self._ground_truth(x) for x in batched_inputs],
                     self.mask_iou_head,
                 )
             return self.forward_inference(anchors, predictions, prototypes, batched_inputs)
 
     def preprocess_image(self, batched_inputs: list[dict]) -> Tensor:
-        """Resize to S x S, normalise and batch the images.
+        """Resize to S x S, normalize and batch the images. A grayscale image becomes 3 channels.
 
         Returns:
-            (N, 3, S, S)
+            (N, 3, S, S), in the dtype of the network.
         """
         size = (self.image_size, self.image_size)
         images = []
@@ -230,27 +220,27 @@ class YOLACT(DenseDetector):
             if image.dim() != 3 or image.shape[0] not in (1, len(self.pixel_mean)):
                 raise ValueError(
                     f"an image must have the shape ({len(self.pixel_mean)}, H, W), or (1, H, W) if "
-                    f"grey, got {tuple(image.shape)}"
+                    f"grayscale, got {tuple(image.shape)}"
                 )
             if self.training and image.shape[1:] != size:
                 raise ValueError(
                     f"training images must be {size[0]} x {size[1]} (INPUT.IMAGE_SIZE), got "
                     f"{tuple(image.shape[1:])}: is the loader built with YOLACTDatasetMapper?"
                 )
-            image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+            image = F.interpolate(image[None], size=size, mode="bilinear")[0]
             images.append((image - self.pixel_mean) / self.pixel_std)
-        # In half precision if the network is, see :func:`optimize_for_inference`.
-        images = torch.stack(images).to(next(self.backbone.parameters()).dtype)
-        if images.device.type == "cpu":  # where convolutions are faster in it
-            images = images.contiguous(memory_format=torch.channels_last)
-        return images
+        # optimize_for_inference may have converted the network to half precision.
+        batch = torch.stack(images).to(next(self.backbone.parameters()).dtype)
+        if batch.device.type == "cpu":  # whose convolutions are faster in channels-last order
+            batch = batch.contiguous(memory_format=torch.channels_last)
+        return batch
 
     def _ground_truth(self, x: dict) -> Instances:
         if "instances" not in x:
             raise ValueError(f"no ground truth in training, only {sorted(x)}")
         gt = x["instances"].to(self.device)
         if len(gt) == 0 and not gt.has("gt_masks"):
-            # So does Detectron2's own mapper leave images without objects.
+            # Detectron2's DatasetMapper sets no gt_masks for images without objects.
             gt.gt_masks = BitMasks(torch.zeros(0, *gt.image_size, dtype=torch.bool)).to(self.device)
         if not isinstance(gt.gt_masks, BitMasks):
             raise ValueError(
@@ -271,7 +261,10 @@ class YOLACT(DenseDetector):
             anchors: A anchors, the same for all images.
             predictions: of N images.
             prototypes: (N, k, h, w).
-            batched_inputs, returns: see :meth:`forward`.
+            batched_inputs: as in :meth:`forward`.
+
+        Returns:
+            as :meth:`forward`.
         """
         results = []
         for i, x in enumerate(batched_inputs):
@@ -296,39 +289,39 @@ class YOLACT(DenseDetector):
             anchors: A anchors.
             predictions: of one image, without the batch dimension.
             prototypes: (k, h, w).
-            output_size: (height, width) of the result.
+            output_size: (height, width) of the result, in pixels.
         """
         boxes, scores, classes, coefficients = self.detect(anchors, predictions)
-        cells = scale_boxes(boxes, prototypes.shape[1:])
-        masks = soft_masks(bounded(prototypes), coefficients, cells)
+        grid_boxes = scale_boxes(boxes, prototypes.shape[1:])
+        masks = soft_masks(clamp_finite(prototypes), coefficients, grid_boxes)
 
         result = Instances(output_size)
-        result.pred_boxes = Boxes(scale_and_clip(boxes, output_size))
+        result.pred_boxes = Boxes(clip_boxes(scale_boxes(boxes, output_size), output_size))
         result.scores = scores
         result.pred_classes = classes
         if self.mask_iou_head is not None:
             result.mask_scores = scores * self.mask_iou_head(masks, classes)
-        result.pred_masks = paste_masks(masks, cells, output_size)
+        result.pred_masks = paste_masks(masks, grid_boxes, output_size)
         return result
 
     def detect(
         self, anchors: Boxes, predictions: DensePredictions
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The detections of one image, best first: all of the result but the masks.
+        """Decode boxes and apply NMS: everything but the masks.
 
         Args:
             anchors: A anchors.
             predictions: of one image, without the batch dimension.
 
         Returns:
-            boxes (D, 4) XYXY, relative to the image and not clipped; scores (D,); classes (D,);
-            coefficients (D, k). All are finite, whatever the network gave; anchors of which it gave
-            no finite scores are no detections.
+            boxes (D, 4) XYXY, relative to the image, not clipped; scores (D,) in descending order;
+            classes (D,); coefficients (D, k). All are finite, even if the network's outputs are
+            not; anchors with NaN scores are dropped.
         """
         scores = predictions.logits.softmax(dim=-1)[:, :-1]
         candidates = (scores.amax(dim=1) > self.test_anchor_score_thresh).nonzero().squeeze(1)
         boxes = self.box2box_transform.apply_deltas(
-            bounded(predictions.deltas[candidates]), anchors.tensor[candidates]
+            clamp_finite(predictions.deltas[candidates]), anchors.tensor[candidates]
         )
         detections = self.nms(
             boxes,
@@ -338,20 +331,21 @@ class YOLACT(DenseDetector):
             topk=self.test_topk_candidates,
             max_detections=self.max_detections_per_image,
         )
-        # Best first, so those with a high enough score are the first.
+        # Scores descend, so the detections to keep come first.
         num_kept = int((detections.scores >= self.test_score_thresh).sum())
         kept, classes, scores = (x[:num_kept] for x in detections)
-        return boxes[kept], scores, classes, bounded(predictions.coefficients[candidates[kept]])
+        coefficients = predictions.coefficients[candidates[kept]]
+        return boxes[kept], scores, classes, clamp_finite(coefficients)
+
+
+def clamp_finite(x: Tensor, limit: float = 1e6) -> Tensor:
+    """Clamp to +-`limit` and replace NaN by 0, so that outputs of a network that overflowed do not
+    turn detections into NaN. Outputs of a working network are far below the limit."""
+    return x.clamp(-limit, limit).nan_to_num(nan=0.0)
 
 
 def _translate_names(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
-    """Rename the tensors of this model in `state_dict`, in place."""
+    """Rename the authors' tensors in `state_dict` to this model's names, in place."""
     names = [name for name in state_dict if name.startswith(prefix)]
     tensors = {name[len(prefix) :]: state_dict.pop(name) for name in names}
     state_dict.update({prefix + name: x for name, x in translate(tensors).items()})
-
-
-def bounded(outputs: Tensor) -> Tensor:
-    """Outputs of a network, of which those that overflowed are made finite: NaN becomes 0, and
-    the others get as large as +-1e6 only."""
-    return outputs.clamp(-_LARGEST_OUTPUT, _LARGEST_OUTPUT).nan_to_num(nan=0.0)

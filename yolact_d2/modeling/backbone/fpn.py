@@ -1,7 +1,7 @@
 from contextlib import nullcontext
 
 from detectron2.layers import Conv2d, ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, ResNet, build_resnet_backbone
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,7 +13,7 @@ from .deform import use_deformable_convs
 
 
 class LastLevelDownsample(nn.Module):
-    """P6 and P7: two 3x3 convolutions of stride 2 upon P5, without activations."""
+    """P6 and P7: two 3x3 convolutions of stride 2 on P5, without activations."""
 
     in_feature = "p5"
     num_levels = 2
@@ -31,9 +31,9 @@ class LastLevelDownsample(nn.Module):
 class YOLACTFPN(FPN):
     """YOLACT's feature pyramid.
 
-    It has the parameters of Detectron2's :class:`FPN`, and differs in what it does with them:
-    the top-down path resizes bilinearly to the exact size of the finer map, so the input need
-    not be divisible by anything, and P3 to P5 end in a ReLU.
+    Differs from Detectron2's :class:`FPN` in two points: the top-down path resizes bilinearly to
+    the exact size of the finer level (so image sizes need not be divisible by anything), and P3 to
+    P5 end in a ReLU.
     """
 
     def __init__(
@@ -48,14 +48,15 @@ class YOLACTFPN(FPN):
     ):
         """
         Args:
-            bottom_up: the network that gives C3, C4 and C5.
+            bottom_up: the network that returns C3, C4 and C5.
             in_features: their names, finest first.
             out_channels: channels of every level.
             norm: of the lateral and output convolutions; the paper has none.
-            freeze_bn_below: batch norm of `bottom_up` is frozen in training steps that see fewer
-                images than this: its statistics then, its affine parameters from the beginning,
-            images_per_device: if that is how many images the steps are going to see. (Optimizers
-                and DDP ask at their start which parameters are trained.)
+            freeze_bn_below: training steps with fewer images than this on a device use and keep
+                the running statistics of the batch norms of `bottom_up`.
+            images_per_device: images per training step and device. If below `freeze_bn_below`, the
+                affine parameters of the batch norms are frozen too; at construction, because
+                optimizers and DDP read `requires_grad` at their start.
         """
         super().__init__(
             bottom_up,
@@ -78,7 +79,7 @@ class YOLACTFPN(FPN):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """
         Args:
-            x: (N, 3, H, W) normalised images.
+            x: (N, 3, H, W) normalized images.
 
         Returns:
             "p3" to "p7": (N, out_channels, Hi, Wi), where H3 = ceil(H / 8), H4 = ceil(H3 / 2), ...
@@ -94,9 +95,8 @@ class YOLACTFPN(FPN):
         ):
             merged = lateral_conv(bottom_up_features[name])
             if top_down is not None:
-                merged = merged + F.interpolate(
-                    top_down, size=merged.shape[-2:], mode="bilinear", align_corners=False
-                )
+                size = merged.shape[-2:]
+                merged = merged + F.interpolate(top_down, size=size, mode="bilinear")
             results.insert(0, F.relu(output_conv(merged)))
             top_down = merged
         results.extend(self.top_block(results[-1]))
@@ -123,22 +123,17 @@ def _build_fpn(cfg, bottom_up: Backbone) -> YOLACTFPN:
 
 @BACKBONE_REGISTRY.register()
 def build_yolact_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> YOLACTFPN:
-    """Detectron2's ResNet (keys MODEL.RESNETS) under YOLACT's pyramid (keys MODEL.FPN)."""
-    return _build_fpn(cfg, _build_resnet(cfg, input_shape))
-
-
-def _build_resnet(cfg, input_shape: ShapeSpec) -> ResNet:
+    """Detectron2's ResNet (keys MODEL.RESNETS) with YOLACT's pyramid (keys MODEL.FPN)."""
     deform_on_per_stage = cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE
     if any(deform_on_per_stage) and not cfg.MODEL.RESNETS.DEFORM_MODULATED:
         raise ValueError(
-            "MODEL.RESNETS.DEFORM_ON_PER_STAGE asks for deformable convolutions, which are always "
-            "modulated here: set MODEL.RESNETS.DEFORM_MODULATED to True"
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE: YOLACT++'s deformable convolutions are modulated, "
+            "set MODEL.RESNETS.DEFORM_MODULATED to True"
         )
-    # Detectron2's own deformable blocks are compiled, need a GPU, and fill whole stages.
-    plain = cfg.clone()
-    plain.defrost()
-    plain.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [False] * 4
-    resnet = build_resnet_backbone(plain, input_shape)
+    plain_cfg = cfg.clone()
+    plain_cfg.defrost()
+    plain_cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [False] * 4
+    resnet = build_resnet_backbone(plain_cfg, input_shape)
 
     blocks = [block for stage in resnet.stages for block in stage]
     last_convs = [getattr(block, "conv3", block.conv2) for block in blocks]
@@ -149,15 +144,10 @@ def _build_resnet(cfg, input_shape: ShapeSpec) -> ResNet:
         cfg.MODEL.RESNETS.DEFORM_INTERVAL,
         cfg.MODEL.RESNETS.DEFORM_NUM_GROUPS,
     )
-    return resnet.freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
+    return _build_fpn(cfg, resnet.freeze(cfg.MODEL.BACKBONE.FREEZE_AT))
 
 
 @BACKBONE_REGISTRY.register()
 def build_yolact_darknet53_fpn_backbone(cfg, input_shape: ShapeSpec) -> YOLACTFPN:
-    """DarkNet-53 (keys MODEL.DARKNET) under YOLACT's pyramid (keys MODEL.FPN)."""
-    if any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE):
-        raise ValueError(
-            "MODEL.RESNETS.DEFORM_ON_PER_STAGE asks for deformable convolutions, but this backbone "
-            "is DarkNet-53, which has no block to replace"
-        )
+    """DarkNet-53 (keys MODEL.DARKNET) with YOLACT's pyramid (keys MODEL.FPN)."""
     return _build_fpn(cfg, build_darknet53_backbone(cfg, input_shape))
