@@ -3,14 +3,14 @@ import os
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.structures import Instances
 
-from .coco import UsableCOCOEvaluator
+from .coco import FilteredCOCOEvaluator
 
 
 class MaskScoreCOCOEvaluator(DatasetEvaluators):
     """COCO's evaluation of YOLACT++, in which boxes are ranked by `scores` and masks by
     `mask_scores` (arXiv 1912.06218, section 5.1).
 
-    It is two :class:`UsableCOCOEvaluator`, one for each score, and gives the results of both:
+    It is two :class:`FilteredCOCOEvaluator`, one for each score, and gives the results of both:
     "bbox" and "segm". (One alone ranks both by `scores`.)
     """
 
@@ -21,7 +21,7 @@ class MaskScoreCOCOEvaluator(DatasetEvaluators):
             output_dir: each of the two writes its results to a folder there, "bbox" and "segm".
         """
         self.boxes, self.masks = (
-            UsableCOCOEvaluator(
+            FilteredCOCOEvaluator(
                 dataset_name,
                 tasks=(task,),
                 output_dir=os.path.join(output_dir, task) if output_dir else None,
