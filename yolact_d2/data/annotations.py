@@ -99,7 +99,9 @@ def decode_runs(rle: dict[str, Any]) -> list[int]:
     else:
         raise ValueError("'counts' is neither a string nor a list of lengths")
     height, width = rle["size"]
-    if any(run < 0 for run in runs) or sum(runs) != width * height:
+    if any(run < 0 for run in runs):
+        raise ValueError("a run is negative")
+    if sum(runs) != width * height:
         raise ValueError(f"its runs cover {sum(runs)} of {width * height} pixels")
     return runs
 
