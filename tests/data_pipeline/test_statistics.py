@@ -1,15 +1,11 @@
-"""Counts by hand, objects that an input size loses, and the decoding of runs."""
+"""Counts by hand, and objects that an input size loses."""
 
 import numpy as np
-import pytest
 from detectron2.structures import BoxMode
 from PIL import Image
-from pycocotools import mask as mask_util
 
 from yolact_d2.data import YOLACTDatasetMapper
-from yolact_d2.data.inspection import collect_statistics, format_statistics
-from yolact_d2.data.inspection.statistics import count_lost
-from yolact_d2.data.rle import decode_runs
+from yolact_d2.data.statistics import collect_statistics, format_statistics, too_small
 
 IMAGES = [
     {"id": 1, "file_name": "1.png", "width": 200, "height": 100},
@@ -26,15 +22,15 @@ ANNOTATIONS = [
 ]
 
 
-def test_lost_objects_by_hand():
+def test_too_small_by_hand():
     # In an image of 200 x 100 at S = 100, widths halve and heights stay.
     sizes = np.array([[8.0, 50.0], [8.1, 4.1], [50.0, 4.0], [50.0, 50.0]])
     images = np.tile([200.0, 100.0], (4, 1))
-    assert count_lost(sizes, images, 100, 4.0) == 2  # 4 x 50 and 25 x 4: not more than 4
-    assert count_lost(sizes, images, 101, 4.0) == 0
-    assert count_lost(sizes, images, 50, 4.0) == 3
-    assert count_lost(sizes, images, 100, 0.0) == 0
-    assert count_lost(sizes[:0], images[:0], 100, 4.0) == 0
+    assert too_small(sizes, images, 100, 4.0).tolist() == [True, False, True, False]
+    assert too_small(sizes, images, 101, 4.0).sum() == 0
+    assert too_small(sizes, images, 50, 4.0).sum() == 3
+    assert too_small(sizes, images, 100, 0.0).sum() == 0
+    assert too_small(sizes[:0], images[:0], 100, 4.0).tolist() == []
 
 
 def test_statistics_by_hand():
@@ -44,35 +40,30 @@ def test_statistics_by_hand():
         ("none", 5, 0, 0, 0, [0, 0]),
         # At 100: 4 x 50, 25 x 4 and 4 x 50. At 200 all are twice as large.
         ("nine", 9, 2, 3, 0, [3, 0]),
+        ("all", "", 2, 4, 1, [3, 0]),
     ]
-    assert tuple(statistics.total) == ("all", "", 2, 4, 1, [3, 0])
-    assert statistics.num_images == 3 and statistics.num_annotated == 2
     assert statistics.objects_per_image.tolist() == [2, 2, 0]
     assert statistics.image_sizes.tolist() == [[200, 100], [50, 80], [50, 80]]
     assert statistics.object_sizes.tolist() == [[8, 50], [50, 4], [2, 40], [40, 40]]
 
 
-@pytest.mark.parametrize("size", [60, 80, 100, 128])
-def test_lost_is_what_the_mapper_drops(tmp_path, shapes_cfg, size):
-    rng = np.random.default_rng(size)
+def test_too_small_is_what_the_mapper_drops(tmp_path, shapes_cfg):
     Image.new("RGB", (200, 100)).save(tmp_path / "1.png")
-    boxes = np.concatenate([rng.uniform(0, 90, (300, 2)), rng.uniform(0.5, 15, (300, 2))], axis=1)
-    annotations = [{"image_id": 1, "category_id": 9, "bbox": box.tolist()} for box in boxes]
-    counted = collect_statistics(IMAGES[:1], annotations, CATEGORIES, [size], 4.0).total.num_lost
-
-    shapes_cfg.INPUT.IMAGE_SIZE = size
     shapes_cfg.INPUT.RANDOM_FLIP = "none"
     shapes_cfg.INPUT.AUG.PHOTOMETRIC = shapes_cfg.INPUT.AUG.CROP = False
-    record = {
-        "file_name": str(tmp_path / "1.png"),
-        "annotations": [
-            {"bbox": a["bbox"], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0,
-             "segmentation": [[0, 0, 5, 0, 5, 5]]}
-            for a in annotations
-        ],
-    }  # fmt: skip
-    kept = len(YOLACTDatasetMapper(shapes_cfg)(record)["instances"])
-    assert counted == [len(boxes) - kept] and 0 < kept < len(boxes)
+    for size in (60, 80, 100, 128):
+        rng = np.random.default_rng(size)
+        boxes = [[*rng.uniform(0, 90, 2), *rng.uniform(0.5, 15, 2)] for _ in range(300)]
+        annotations = [{"image_id": 1, "category_id": 9, "bbox": box} for box in boxes]
+        statistics = collect_statistics(IMAGES[:1], annotations, CATEGORIES, [size], 4.0)
+        shapes_cfg.INPUT.IMAGE_SIZE = size
+        segmentation = {"segmentation": [[0, 0, 5, 0, 5, 5]], "bbox_mode": BoxMode.XYWH_ABS}
+        record = {
+            "file_name": str(tmp_path / "1.png"),
+            "annotations": [{**a, **segmentation, "category_id": 0} for a in annotations],
+        }
+        kept = len(YOLACTDatasetMapper(shapes_cfg)(record)["instances"])
+        assert statistics.classes[-1].num_lost == [300 - kept] and 0 < kept < 300
 
 
 def test_report_has_the_numbers():
@@ -87,20 +78,3 @@ def test_report_has_the_numbers():
 def test_report_of_nothing():
     report = format_statistics(collect_statistics([], [], [], [550], 4.0), [550])
     assert "0 images" in report and "0 objects" in report
-
-
-@pytest.mark.parametrize("height, width", [(1, 1), (7, 5), (300, 200)])
-@pytest.mark.parametrize("density", [0.0, 0.01, 0.5, 1.0])
-def test_runs_are_those_that_were_encoded(height, width, density):
-    rng = np.random.default_rng(0)
-    mask = (rng.random((height, width)) < density).astype(np.uint8)
-    counts = mask_util.encode(np.asfortranarray(mask))["counts"].decode()
-    runs = decode_runs(counts)
-    values = np.arange(len(runs)) % 2
-    assert np.array_equal(np.repeat(values, runs), mask.ravel(order="F"))
-
-
-@pytest.mark.parametrize("counts", ["\n", "a", "0a", "é"])
-def test_runs_that_are_none(counts):
-    with pytest.raises(ValueError, match="'counts'"):
-        decode_runs(counts)
