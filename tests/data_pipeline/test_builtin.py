@@ -1,4 +1,4 @@
-"""The datasets that importing the package registers, and the folder they are looked for in."""
+"""The datasets that importing the package registers."""
 
 import json
 import os
@@ -26,20 +26,18 @@ print(json.dumps({m.name: [m.json_file, m.image_root] for m in metadata}))
 """
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-@pytest.mark.parametrize(
-    "dataset, classes", [("pascal_sbd", PASCAL_CLASSES), ("shapes", SHAPE_CLASSES)]
-)
-def test_registered(dataset, classes, split):
-    name = f"{dataset}_{split}"
-    assert name in DatasetCatalog.list()
-    metadata = MetadataCatalog.get(name)
-    assert list(metadata.thing_classes) == classes
-    assert metadata.evaluator_type == "coco"
+def test_metadata():
+    for dataset, classes in (("pascal_sbd", PASCAL_CLASSES), ("shapes", SHAPE_CLASSES)):
+        for split in ("train", "val"):
+            assert f"{dataset}_{split}" in DatasetCatalog.list()
+            metadata = MetadataCatalog.get(f"{dataset}_{split}")
+            assert list(metadata.thing_classes) == classes
+            assert metadata.evaluator_type == "coco"
 
 
-def test_files_are_looked_for_in_detectron2_datasets():
-    """Where "~" means the home directory, as it does for Detectron2's own datasets."""
+@pytest.mark.slow
+def test_folder_of_the_files():
+    """DETECTRON2_DATASETS, in which "~" is the home directory, as for Detectron2's datasets."""
     environment = {**os.environ, "DETECTRON2_DATASETS": os.path.join("~", "some", "datasets")}
     output = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SHOW_METADATA],
@@ -63,7 +61,7 @@ def test_files_are_looked_for_in_detectron2_datasets():
     assert json.loads(output.splitlines()[-1]) == expected
 
 
-def test_pascal_json_of_the_authors_script_loads(tmp_path):
+def test_pascal_json_of_the_authors_script(tmp_path):
     """Its categories have ids and no names, its classes count from 1."""
     json_file = tmp_path / "pascal_sbd_val.json"
     annotation = {
@@ -81,6 +79,6 @@ def test_pascal_json_of_the_authors_script_loads(tmp_path):
         "categories": [{"id": i + 1} for i in range(20)],
     }
     json_file.write_text(json.dumps(coco))
-    (record,) = builtin._load_pascal_sbd(str(json_file), str(tmp_path / "img"))
+    (record,) = builtin.load_pascal_sbd(str(json_file), str(tmp_path / "img"))
     assert record["annotations"][0]["category_id"] == PASCAL_CLASSES.index("tvmonitor")
     assert record["file_name"] == str(tmp_path / "img" / "a.jpg")
