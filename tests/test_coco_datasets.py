@@ -6,10 +6,10 @@ import runpy
 import sys
 from collections import Counter
 
-import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import yaml
+from coco_examples import rle
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from plain import assert_equal
@@ -39,13 +39,8 @@ IN_ORDER = ["a b", "Kreis", "no"]
 
 
 def to_rle(polygons, image, compressed):
-    rle = mask_util.merge(mask_util.frPyObjects(polygons, image["height"], image["width"]))
-    if compressed:
-        return {"size": rle["size"], "counts": rle["counts"].decode()}
-    columns = mask_util.decode(rle).flatten(order="F")
-    ends = np.flatnonzero(np.diff(columns)) + 1
-    counts = np.diff([0, *ends, len(columns)]).tolist()
-    return {"size": rle["size"], "counts": [0, *counts] if columns[0] else counts}
+    encoded = mask_util.frPyObjects(polygons, image["height"], image["width"])
+    return rle(mask_util.decode(mask_util.merge(encoded)), compressed)
 
 
 def change_json(path):
@@ -260,20 +255,8 @@ BAD_FILES = [
     (_first("categories", id="x"), "categories[0] has the 'id' 'x'"),
     (lambda coco: coco["categories"].clear(), "'categories' is empty"),
     (lambda coco: coco["images"].append(coco["images"][0]), "images[5] has the id 1 of another"),
-    (lambda coco: coco["images"][1].pop("width"), "images[1] has the 'width' None"),
-    (_first("images", id=[1]), "images[0] has the 'id' [1]"),
-    (_first("images", width=128.5), "images[0] has the 'width' 128.5"),
-    (lambda coco: coco["annotations"].append(None), "is None, not a dict"),
     (_first("annotations", category_id=8), "there is no category with id 8"),
-    (_first("annotations", category_id=True), "annotations[0] has the 'category_id' True"),
-    (_first("annotations", id="a0"), "annotations[0] has the 'id' 'a0'"),
-    (_first("annotations", image_id=80), "there is no image with id 80"),
-    (_first("annotations", image_id=[1]), "annotations[0] has the 'image_id' [1]"),
     (_first("annotations", segmentation={"size": [8, 8], "counts": "0"}), "the RLE is 8 x 8"),
-    (_first("annotations", segmentation=[1, 2, 3, 4, 5, 6]), "polygon 0 is not a list"),
-    (_first("annotations", segmentation=[]), "'segmentation' is []"),
-    (_first("annotations", bbox=[1, 2, float("inf"), 4]), "'bbox' is [1, 2, inf, 4], not four"),
-    (_first("annotations", iscrowd="0"), "'iscrowd' is '0', not 0 or 1"),
 ]
 
 

@@ -9,71 +9,49 @@ import uuid
 import numpy as np
 import pytest
 import torch
+from coco_examples import BOX, HEIGHT, WIDTH, polygon, rectangle, rle
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 from plain import base_cfg
-from pycocotools import mask as mask_util
 
 from yolact_d2.data import YOLACTDatasetMapper, check_datasets, drop_unusable
-from yolact_d2.data.annotations import annotation_issues, decode_runs
+from yolact_d2.data.annotations import decode_runs
 from yolact_d2.data.augmentation import ExpandTransform
 from yolact_d2.data.checks import usable_training_dicts
 from yolact_d2.evaluation import FilteredCOCOEvaluator, MaskScoreCOCOEvaluator, build_evaluator
 
 NAME = "bad_annotations"
-WIDTH, HEIGHT = 40, 30
-BOX = [5, 4, 10, 8]
 FAR = 30_000
-NAN, INF = float("nan"), float("inf")
-
-
-def _polygon(x, y, w, h):
-    return [x, y, x + w, y, x + w, y + h, x, y + h]
-
-
-def _mask(x, y, w, h, size=(WIDTH, HEIGHT)):
-    mask = np.zeros(size[::-1], np.uint8)
-    mask[max(y, 0) : y + h, max(x, 0) : x + w] = 1
-    return mask
-
-
-def _rle(mask, compressed=True):
-    if compressed:
-        encoded = mask_util.encode(np.asfortranarray(mask))
-        return {"size": encoded["size"], "counts": encoded["counts"].decode()}
-    edges = np.flatnonzero(np.diff(mask.ravel(order="F"), prepend=0)).tolist()
-    return {"size": list(mask.shape), "counts": np.diff([0, *edges, mask.size]).tolist()}
 
 
 def _object(box, **kwargs):
     x, y, w, h = box
     return {
         "image_id": 1, "category_id": 1, "iscrowd": 0, "bbox": box, "area": w * h,
-        "segmentation": [_polygon(*box)], **kwargs,
+        "segmentation": [polygon(*box)], **kwargs,
     }  # fmt: skip
 
 
 GOOD = [
     _object([20, 4, 8, 6], id=1),
-    _object([2, 18, 9, 9], id=2, segmentation=_rle(_mask(2, 18, 9, 9))),
+    _object([2, 18, 9, 9], id=2, segmentation=rle(rectangle(2, 18, 9, 9))),
 ]
 GOOD_BOXES = [a["bbox"] for a in GOOD]
 
 # Changes to a valid annotation, and what is used of it, as [x, y, width, height].
 USED = [
     ({}, BOX),
-    ({"segmentation": _rle(_mask(*BOX))}, BOX),
-    ({"segmentation": _rle(_mask(*BOX), compressed=False)}, BOX),
-    ({"segmentation": [[1, 2, 3, 4], _polygon(*BOX)]}, BOX),
-    ({"segmentation": [[1, 2, 3, 4, 5, 6, 7], _polygon(*BOX)]}, BOX),
-    ({"segmentation": [_polygon(*BOX), [6, 5, 8, 5, 9, 5]]}, BOX),
+    ({"segmentation": rle(rectangle(*BOX))}, BOX),
+    ({"segmentation": rle(rectangle(*BOX), compressed=False)}, BOX),
+    ({"segmentation": [[1, 2, 3, 4], polygon(*BOX)]}, BOX),
+    ({"segmentation": [[1, 2, 3, 4, 5, 6, 7], polygon(*BOX)]}, BOX),
+    ({"segmentation": [polygon(*BOX), [6, 5, 8, 5, 9, 5]]}, BOX),
     # Partly outside.
-    ({"bbox": [30, 20, 30, 20], "segmentation": [_polygon(30, 20, 30, 20)]}, [30, 20, 10, 10]),
-    ({"bbox": [-30, -25, 40, 35], "segmentation": [_polygon(-30, -25, 40, 35)]}, [0, 0, 10, 10]),
-    ({"bbox": [30, 20, 1e30, 10], "segmentation": [_polygon(30, 20, 40, 10)]}, [30, 20, 10, 10]),
+    ({"bbox": [30, 20, 30, 20], "segmentation": [polygon(30, 20, 30, 20)]}, [30, 20, 10, 10]),
+    ({"bbox": [-30, -25, 40, 35], "segmentation": [polygon(-30, -25, 40, 35)]}, [0, 0, 10, 10]),
+    ({"bbox": [30, 20, 1e30, 10], "segmentation": [polygon(30, 20, 40, 10)]}, [30, 20, 10, 10]),
 ]
 DROPPED = [
     ({"bbox": [5, 4, 0, 8]}, "empty_box"),
@@ -82,11 +60,11 @@ DROPPED = [
     ({"bbox": [5, -9, 5, 9]}, "box_outside"),
     ({"segmentation": [[5, 4, 15, 12, 10, 8]]}, "degenerate_polygon"),
     ({"segmentation": [[5, 4, 5, 4, 5, 4]]}, "degenerate_polygon"),
-    ({"segmentation": _rle(0 * _mask(*BOX))}, "no_mask"),
+    ({"segmentation": rle(0 * rectangle(*BOX))}, "no_mask"),
     ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}}, "no_mask"),
-    ({"segmentation": [_polygon(41, 4, 9, 9)]}, "mask_outside"),
-    ({"segmentation": [_polygon(5, 4, FAR, 8)]}, "mask_outside"),
-    ({"segmentation": [_polygon(*BOX), _polygon(5, -FAR, 4, FAR + 8)]}, "mask_outside"),
+    ({"segmentation": [polygon(41, 4, 9, 9)]}, "mask_outside"),
+    ({"segmentation": [polygon(5, 4, FAR, 8)]}, "mask_outside"),
+    ({"segmentation": [polygon(*BOX), polygon(5, -FAR, 4, FAR + 8)]}, "mask_outside"),
 ]
 # Those that Detectron2 leaves out when it reads the JSON.
 NO_POLYGON = [
@@ -96,35 +74,18 @@ NO_POLYGON = [
     ({"bbox": [5, 4, 0, 8], "segmentation": [[1, 2]]}, "empty_box"),
 ]
 FATAL = [
-    ({"bbox": [5, 4, 10]}, "'bbox' is [5, 4, 10]"),
-    ({"bbox": [5, 4, 10, 8, 1]}, "'bbox' is [5, 4, 10, 8, 1]"),
-    ({"bbox": ["5", "4", "10", "8"]}, "'bbox' is ['5'"),
-    ({"bbox": [5, 4, INF, 8]}, "'bbox' is [5, 4, inf, 8]"),
-    ({"bbox": [NAN, 4, 10, 8]}, "'bbox' is [nan"),
-    ({"segmentation": None}, "'segmentation' is None"),
+    ({"bbox": [float("nan"), 4, 10, 8]}, "'bbox' is [nan"),
     ({"segmentation": []}, "'segmentation' is"),
-    ({"segmentation": [[NAN, 4, 15, 4, 15, 12]]}, "not a list of finite numbers"),
-    ({"segmentation": [[INF, 4, 15, 4, -INF, 12]]}, "not a list of finite numbers"),
-    ({"segmentation": [list("546789")]}, "not a list of finite numbers"),
-    ({"segmentation": [[[5, 4], [15, 4], [15, 12]] * 2]}, "not a list of finite numbers"),
-    ({"segmentation": [_polygon(*BOX), [5, 4, None, 4, 15, 12]]}, "polygon 1 is not a list of"),
-    ({"segmentation": _rle(_mask(*BOX, size=(HEIGHT, WIDTH)))}, "the RLE is 30 x 40, the image is"),
+    ({"segmentation": [polygon(*BOX), [5, 4, None, 4, 15, 12]]}, "polygon 1 is not a list of"),
     ({"segmentation": {"size": [10**6, 10**6], "counts": "0"}}, "the RLE is 1000000 x"),
     ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [100, 8]}}, "cover 108 of 1200 pixels"),
-    ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "0`d0" * 5}}, "of 1200 pixels"),
-    ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "z~~"}}, "of 1200 pixels"),
-    ({"iscrowd": "0"}, "'iscrowd' is '0', not 0 or 1"),
     ({"iscrowd": 2}, "'iscrowd' is 2, not 0 or 1"),
 ]
 # Of these Detectron2 does not read the JSON.
 UNREADABLE = [
     ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [-1, 1201]}}, "a run is negative"),
-    ({"segmentation": {"size": [10**6] * 2, "counts": [10**12]}}, "the RLE is 1000000 x"),
-    ({"segmentation": {"size": [HEIGHT, WIDTH]}}, "'counts' is neither"),
-    ({"segmentation": {"size": HEIGHT, "counts": [1]}}, "'size' of the RLE is 30"),
-    ({"segmentation": _polygon(*BOX)}, "polygon 0 is not a list"),
+    ({"segmentation": polygon(*BOX)}, "polygon 0 is not a list"),
     ({"bbox": None}, "'bbox' is None"),
-    ({"bbox": []}, "'bbox' is []"),
     ({"category_id": 2}, "there is no category with id 2"),
     ({"ignore": 1}, "'ignore' is set"),
 ]
@@ -176,7 +137,7 @@ def _aps(evaluator, boxes):
     found = Instances((HEIGHT, WIDTH))
     x, y, w, h = torch.tensor(boxes).float().unbind(1)
     found.pred_boxes = Boxes(torch.stack([x, y, x + w, y + h], dim=1))
-    found.pred_masks = torch.stack([torch.from_numpy(_mask(*box)).bool() for box in boxes])
+    found.pred_masks = torch.stack([torch.from_numpy(rectangle(*box)).bool() for box in boxes])
     found.scores = found.mask_scores = torch.linspace(0.9, 0.5, len(boxes))
     found.pred_classes = torch.zeros(len(boxes), dtype=torch.int64)
     evaluator.reset()
@@ -205,7 +166,7 @@ def test_used(dataset, cfg, tmp_path, caplog, crowd):
         instances = _trained_on(cfg)["instances"]
         assert instances.gt_iscrowd.tolist() == [False, False, bool(crowd)], change
         assert instances.gt_boxes.tensor[2].tolist() == [x, y, x + w, y + h], change
-        assert (instances.gt_masks.tensor[2].numpy() == _mask(x, y, w, h)).all(), change
+        assert (instances.gt_masks.tensor[2].numpy() == rectangle(x, y, w, h)).all(), change
         for evaluator in _evaluators(tmp_path):
             assert _aps(evaluator, [*GOOD_BOXES, [x, y, w, h]]) == pytest.approx((100, 100)), change
             missed = 100 if crowd else pytest.approx(2 / 3 * 100, abs=1)
@@ -252,25 +213,17 @@ def test_fatal(dataset, cfg, tmp_path):
             assert where in str(error.value) and reason in str(error.value), change
 
 
-def test_plain_coco_evaluation_counts_dropped_annotations_as_missed(dataset, tmp_path):
-    """This is why there is an evaluator of our own."""
-    dataset({"segmentation": [[5, 4, 15, 12, 10, 8]]})
-    DatasetCatalog.get(NAME)
-    evaluator = COCOEvaluator(NAME, output_dir=str(tmp_path), distributed=False)
-    box_ap, mask_ap = _aps(evaluator, [*GOOD_BOXES, BOX])
-    assert box_ap == pytest.approx(100) and mask_ap < 70
-
-
-@pytest.mark.parametrize("mask_iou", [False, True])
-def test_build_evaluator(dataset, cfg, tmp_path, mask_iou):
+def test_build_evaluator(dataset, cfg, tmp_path):
     dataset({})
     DatasetCatalog.get(NAME)
-    cfg.OUTPUT_DIR, cfg.MODEL.YOLACT.MASK_IOU.ENABLED = str(tmp_path / "out"), mask_iou
-    evaluator = build_evaluator(cfg, NAME)
-    assert type(evaluator) is (MaskScoreCOCOEvaluator if mask_iou else FilteredCOCOEvaluator)
-    _aps(evaluator, GOOD_BOXES)
-    folder = tmp_path / "out" / "inference" / ("segm" if mask_iou else "")
-    assert (folder / "coco_instances_results.json").exists()
+    cfg.OUTPUT_DIR = str(tmp_path / "out")
+    for kind, folder in ((FilteredCOCOEvaluator, ""), (MaskScoreCOCOEvaluator, "segm")):
+        cfg.MODEL.YOLACT.MASK_IOU.ENABLED = kind is MaskScoreCOCOEvaluator
+        evaluator = build_evaluator(cfg, NAME)
+        assert type(evaluator) is kind
+        _aps(evaluator, GOOD_BOXES)
+        path = tmp_path / "out" / "inference" / folder / "coco_instances_results.json"
+        assert path.exists()
 
 
 def _dict(name, *boxes, mode=BoxMode.XYWH_ABS):
@@ -318,22 +271,15 @@ def test_annotation_ids_may_start_at_0(dataset, tmp_path):
     DatasetCatalog.get(NAME)
     for evaluator in _evaluators(tmp_path):
         assert _aps(evaluator, [*GOOD_BOXES, BOX]) == pytest.approx((100, 100))
-    plain = COCOEvaluator(NAME, output_dir=str(tmp_path), distributed=False)
-    assert _aps(plain, [*GOOD_BOXES, BOX])[0] < 80
 
 
 def test_boxes_outside_by_a_rounding_error_are_evaluated_as_they_are(dataset):
     """So that published APs do not change."""
     box = [30, 20, 10.9, 10.5]
-    dataset({"bbox": box, "segmentation": [_polygon(*box)]})
+    dataset({"bbox": box, "segmentation": [polygon(*box)]})
     DatasetCatalog.get(NAME)
     changed = FilteredCOCOEvaluator(NAME)._coco_api.anns[3]
-    assert changed["bbox"] == box and changed["segmentation"] == [_polygon(*box)]
-
-
-def test_polygon_that_crosses_itself_has_area():
-    crossing = _object(BOX, segmentation=[[5, 4, 15, 4, 5, 12, 15, 12]])
-    assert annotation_issues(crossing, (WIDTH, HEIGHT)) == []
+    assert changed["bbox"] == box and changed["segmentation"] == [polygon(*box)]
 
 
 def test_decoded_runs_are_those_that_were_encoded():
@@ -341,10 +287,10 @@ def test_decoded_runs_are_those_that_were_encoded():
     for height, width in ((1, 1), (7, 5), (300, 200)):
         for density in (0.0, 0.01, 0.5, 1.0):
             mask = (rng.random((height, width)) < density).astype(np.uint8)
-            runs = decode_runs(_rle(mask))
+            runs = decode_runs(rle(mask))
             values = np.arange(len(runs)) % 2
             assert np.array_equal(np.repeat(values, runs), mask.ravel(order="F"))
-    counts = _rle(mask)["counts"]
+    counts = rle(mask)["counts"]
     for wrong in ("\n", "a", "é", counts + "P", counts + "0a", counts[:-1]):
         with pytest.raises(ValueError):
             decode_runs({"size": [300, 200], "counts": wrong})
@@ -362,10 +308,10 @@ def test_mapper_clips_before_it_expands(tmp_path):
     expand = ExpandTransform(20, 10, 30, 40, WIDTH, HEIGHT, pad_value=(0.0, 0.0, 0.0))
     instances = _mapped(tmp_path, _object([30, 20, 25, 30]), expand)
     assert instances.gt_boxes.tensor.tolist() == [[50, 30, 60, 40]]
-    assert (instances.gt_masks.tensor[0].numpy() == _mask(50, 30, 10, 10, size=(90, 80))).all()
+    assert (instances.gt_masks.tensor[0].numpy() == rectangle(50, 30, 10, 10, size=(90, 80))).all()
 
 
 def test_mapper_ignores_polygons_of_fewer_than_3_points(tmp_path):
     for bad in ([1, 2, 3, 4], [], [1, 2, 3, 4, 5, 6, 7]):
-        instances = _mapped(tmp_path, _object(BOX, segmentation=[bad, _polygon(*BOX)]))
-        assert (instances.gt_masks.tensor[0].numpy() == _mask(*BOX)).all()
+        instances = _mapped(tmp_path, _object(BOX, segmentation=[bad, polygon(*BOX)]))
+        assert (instances.gt_masks.tensor[0].numpy() == rectangle(*BOX)).all()

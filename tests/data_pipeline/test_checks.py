@@ -156,13 +156,6 @@ def test_recorded_size(folder):
             assert f"'width' of the image is {width!r}, not a number of pixels" in message
 
 
-def test_last_of_many_images_is_checked(tmp_path):
-    _register_json(tmp_path, 200, file_name="other.png", height=HEIGHT + 1)
-    for name in [*range(199), "other"]:
-        _image(tmp_path / f"{name}.png")
-    assert str(tmp_path / "other.png") in _refused()
-
-
 def test_size_that_counts_is_the_displayed_one(tmp_path):
     """EXIF may turn the image, and Detectron2 applies it."""
     for orientation in range(1, 9):
@@ -182,19 +175,14 @@ def test_size_that_counts_is_the_displayed_one(tmp_path):
 def test_fatal_annotations_of_other_datasets(tmp_path):
     path = _image(tmp_path / "a.png")
     for change, detail in (
-        ({"segmentation": None}, "'segmentation' is None"),
-        ({"bbox": None}, "'bbox' is None"),
         ({"category_id": 2}, "'category_id' is 2, not one in 0..1"),
         ({"category_id": -1}, "'category_id' is -1, not one in 0..1"),
         ({"category_id": True}, "'category_id' is True, not a whole number"),
-        ({"category_id": 0.0}, "'category_id' is 0.0, not a whole number"),
-        ({"category_id": "0"}, "'category_id' is '0', not a whole number"),
         ({"bbox_mode": None}, "'bbox_mode' is None"),
         ({"bbox_mode": BoxMode.XYXY_REL}, "'bbox_mode' is <BoxMode.XYXY_REL: 2>"),
         ({"segmentation": [[0, 0, 5, 0, 5, 5], [1, 1, 2, 2]]}, "a polygon has fewer than 3 points"),
         ({"segmentation": [[1, 1, 2, 2]]}, "a polygon has fewer than 3 points"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [27, 27]}}, "the RLE is not compr"),
-        ({"bbox": [0, 0, 10**400, 5]}, "'bbox' is"),
     ):
         bad = {k: v for k, v in {**VALID, **change}.items() if v is not None}
         _register_dicts([{"file_name": path, "annotations": [VALID, bad]}])

@@ -4,37 +4,13 @@ import copy
 
 import numpy as np
 import pytest
+from coco_examples import BOX, HEIGHT, WIDTH, polygon, rectangle, rle
 from PIL import Image
-from pycocotools import mask as mask_util
 
 from yolact_d2.data.coco_json import read_coco
 from yolact_d2.data.inspection import format_issues, inspect_dataset
 from yolact_d2.data.issues import KINDS, Severity
 
-WIDTH, HEIGHT = 40, 30
-
-
-def rle(mask, compressed=True):
-    """An RLE, as a JSON has it."""
-    if not compressed:
-        edges = np.flatnonzero(np.diff(mask.ravel(order="F"), prepend=0)).tolist()
-        runs = np.diff([0, *edges, mask.size]).tolist()
-        return {"size": list(mask.shape), "counts": runs}
-    encoded = mask_util.encode(np.asfortranarray(mask))
-    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
-
-
-def rectangle(x, y, w, h):
-    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-    mask[y : y + h, x : x + w] = 1
-    return mask
-
-
-def polygon(x, y, w, h):
-    return [x, y, x + w, y, x + w, y + h, x, y + h]
-
-
-BOX = [5, 4, 10, 8]
 VALID = {
     "images": [
         {"id": 1, "file_name": "1.png", "width": WIDTH, "height": HEIGHT},
@@ -204,14 +180,6 @@ def test_images_that_cannot_be_decoded(coco, folder):
         assert inspect_dataset(coco, str(folder)).issues[0].severity is severity
 
 
-def test_image_turned_by_exif_has_its_displayed_size(coco, folder):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (HEIGHT, WIDTH)).save(folder / "1.jpg", exif=exif)
-    coco["images"][0]["file_name"] = "1.jpg"
-    assert found(coco, folder) == []
-
-
 def test_duplicate_ids_of_images_and_categories(coco, folder):
     coco["images"].append({**coco["images"][0], "file_name": "sub/2.png"})
     coco["categories"].append({"id": 3, "name": "again"})
@@ -260,20 +228,6 @@ def test_all_issues_are_found_at_once(coco, folder):
         ("rle_size", 2, 12),
     ]
     assert [image["id"] for image in inspect_dataset(coco, str(folder)).images] == [1, 2]
-
-
-def test_progress_sees_every_image(coco, folder):
-    seen = []
-
-    def progress(items, total):
-        seen.append(total)
-        for item in items:
-            seen.append(item)
-            yield item
-        seen.append("end")
-
-    inspect_dataset(coco, str(folder), progress)
-    assert seen == [2, None, None, "end"]
 
 
 def test_files_of_other_formats_are_refused(tmp_path):
