@@ -13,12 +13,11 @@ import sys
 import yaml
 from detectron2.config import get_cfg
 from detectron2.utils.env import seed_all_rng
-from tqdm import tqdm
 
 from yolact_d2 import add_yolact_config, load_config
 from yolact_d2.data.coco_json import read_coco
 from yolact_d2.data.inspection import format_issues, inspect_dataset, write_issues
-from yolact_d2.data.statistics import collect_statistics, format_statistics
+from yolact_d2.data.statistics import format_statistics
 from yolact_d2.files import check_writable, save_image
 from yolact_d2.visualization.samples import augmented_samples
 
@@ -34,10 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--defects-json", help="also write the issues to this file")
     parser.add_argument(
-        "--samples",
-        type=int,
-        default=0,
-        help="how many images without issues to draw after augmentation",
+        "--samples", type=int, default=0, help="draw so many images without issues, augmented"
     )
     parser.add_argument("--output", help="folder for the samples")
     parser.add_argument("--config-file", help="of the model, for its augmentation")
@@ -57,7 +53,7 @@ def build_cfg(args: argparse.Namespace):
 
 def draw_samples(args: argparse.Namespace, cfg, found) -> None:
     """Draw images without issues, and all of their objects."""
-    bad = [issue.image_id for issue in found.issues]  # not a set: ids may be of any type
+    bad = {x.image_id for x in found.issues if isinstance(x.image_id, (int, str))}
     annotated = {annotation["image_id"] for annotation in found.annotations}
     images = [i for i in found.images if i["id"] in annotated and i["id"] not in bad]
     seed_all_rng(0)
@@ -90,18 +86,13 @@ def main() -> int:
     except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
         parser.error(str(error))
 
-    def progress(items, total):
-        return tqdm(items, total=total, unit=" images")
-
-    found = inspect_dataset(coco, args.images, progress)
-    statistics = collect_statistics(
-        found.images,
-        found.annotations,
-        found.categories,
+    found = inspect_dataset(coco, args.images, show_progress=True)
+    statistics = format_statistics(
+        *(found.images, found.annotations, found.categories),
         args.image_sizes,
         cfg.INPUT.MIN_BOX_SIZE,
     )
-    print(format_statistics(statistics, args.image_sizes), format_issues(found.issues), sep="\n\n")
+    print(statistics, format_issues(found.issues), sep="\n\n")
     try:
         if args.defects_json:
             write_issues(found.issues, args.defects_json)

@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+
+from tqdm import tqdm
 
 from ..files import atomic_write
 from .coco_json import COCO, ValidatedCOCO, validate_coco
@@ -12,22 +14,18 @@ from .issues import KINDS, Issue, Severity
 _MAX_SHOWN = 20
 
 
-def inspect_dataset(
-    coco: COCO,
-    image_root: str,
-    progress: Callable[[Iterable, int], Iterable] = lambda items, total: items,
-) -> ValidatedCOCO:
+def inspect_dataset(coco: COCO, image_root: str, show_progress: bool = False) -> ValidatedCOCO:
     """Find all issues of a COCO JSON and of its image files, which are decoded.
 
     Args:
         coco: see :func:`yolact_d2.data.coco_json.read_coco`.
         image_root: the folder of the images.
-        progress: wraps an iterable of the given length, to show how far it is.
     """
     validated = validate_coco(coco)
     images = validated.images
     files = [{**x, "file_name": os.path.join(image_root, x["file_name"])} for x in images]
-    checked = progress(image_issues(files, image_root, decode=True), len(images))
+    checked = image_issues(files, image_root, decode=True)
+    checked = tqdm(checked, total=len(images), unit=" images", disable=not show_progress)
     issues = [
         issue._replace(file=image["file_name"], image_id=image["id"])
         for issue, image in zip(checked, images)

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .annotations import xyxy
 from .checks import usable_training_dicts
-from .dataset_mapper import ImageMapper, YOLACTDatasetMapper
 from .dataset_dicts import recorded_size
+from .dataset_mapper import ImageMapper, YOLACTDatasetMapper
 from .images import UnreadableImage
 from .statistics import too_small
 
