@@ -1,5 +1,6 @@
 """Rules for the box and the mask of one annotation. Masks are never rasterised."""
 
+import math
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Number
 from typing import Any
@@ -13,6 +14,7 @@ from .issues import DROPPED, FATAL, NOTE, Issue, is_usable, raise_fatal
 
 Annotation = dict[str, Any]
 Size = tuple[int, int]  # width, height, in pixels
+Box = tuple[float, float, float, float]  # XYXY; of single boxes arrays would take most of the time
 
 # How far a box or a mask may leave the image, in pixels. COCO's do by rounding errors, and tools
 # that count the border pixel are off by one.
@@ -35,7 +37,7 @@ def annotation_issues(annotation: Annotation, size: Size) -> list[Issue]:
     wrong = _wrong_field(annotation)
     if wrong:
         return [Issue("bad_record", FATAL, wrong)]
-    box, segmentation = np.array(xyxy(annotation), np.float64), annotation.get("segmentation")
+    box, segmentation = xyxy(annotation), annotation.get("segmentation")
     issues = _box_issues(box, size)
     if not segmentation:
         return [*issues, Issue("no_mask", FATAL, f"'segmentation' is {segmentation!r}")]
@@ -58,7 +60,7 @@ def is_usable_annotation(annotation: Annotation, size: Size) -> bool:
     return is_usable(issues)
 
 
-def xyxy(annotation: Annotation) -> tuple[float, float, float, float]:
+def xyxy(annotation: Annotation) -> Box:
     """The box; without "bbox_mode" it is [x, y, width, height], as in a COCO JSON."""
     x, y, a, b = annotation["bbox"]
     if annotation.get("bbox_mode", BoxMode.XYWH_ABS) == BoxMode.XYWH_ABS:
@@ -130,7 +132,7 @@ def _numbers(values: Any) -> np.ndarray | None:
         array = np.asarray(values)
     except ValueError:  # nested lists of different lengths
         return None
-    valid = array.ndim == 1 and array.dtype.kind in "iuf" and np.isfinite(array).all()
+    valid = array.ndim == 1 and array.dtype.kind in "iuf" and math.isfinite(array.sum())
     return array if valid else None
 
 
@@ -148,26 +150,26 @@ def _wrong_field(annotation: Annotation) -> str | None:
     return None
 
 
-def _box_issues(box: np.ndarray, size: Size) -> list[Issue]:
-    width, height = box[2:] - box[:2]
-    if width <= 0 or height <= 0:
-        return [Issue("empty_box", DROPPED, f"the box is {width:g} x {height:g}")]
+def _box_issues(box: Box, size: Size) -> list[Issue]:
+    x1, y1, x2, y2 = box
+    if x2 <= x1 or y2 <= y1:
+        return [Issue("empty_box", DROPPED, f"the box is {x2 - x1:g} x {y2 - y1:g}")]
     return _outside_issues("box", box, size)
 
 
-def _outside_issues(name: str, box: np.ndarray, size: Size) -> list[Issue]:
-    low, high = box[:2], box[2:]
-    is_outside = (high <= 0).any() or (low >= size).any()
-    if not is_outside and not leaves_image(box.reshape(2, 2), size):
+def _outside_issues(name: str, box: Box, size: Size) -> list[Issue]:
+    (x1, y1, x2, y2), (width, height) = box, size
+    is_outside = x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height
+    if not is_outside and min(x1, y1, width - x2, height - y2) >= -OUTSIDE_TOLERANCE:
         return []
     # Rasterising a mask that reaches far outside could take any amount of memory.
-    is_far = name == "mask" and ((low + size < 0).any() or (high > 2 * np.array(size)).any())
-    detail = f"the {name} is {_format(box)}, the image is {size[0]} x {size[1]}"
+    is_far = name == "mask" and (x1 < -width or y1 < -height or x2 > 2 * width or y2 > 2 * height)
+    detail = f"the {name} is {_format(box)}, the image is {width} x {height}"
     return [Issue(f"{name}_outside", DROPPED if is_outside or is_far else NOTE, detail)]
 
 
-def _inspect_polygons(segmentation: Any, size: Size) -> tuple[list[Issue], np.ndarray | None]:
-    """The issues, and the XYXY box (4,) around the polygons that have an area, if any do."""
+def _inspect_polygons(segmentation: Any, size: Size) -> tuple[list[Issue], Box | None]:
+    """The issues, and the box around the polygons that have an area, if any do."""
     if not isinstance(segmentation, list):
         detail = f"'segmentation' is a {type(segmentation).__name__}, not polygons or an RLE"
         return [Issue("bad_polygon", FATAL, detail)], None
@@ -188,12 +190,13 @@ def _inspect_polygons(segmentation: Any, size: Size) -> tuple[list[Issue], np.nd
     issues = [Issue(kind, NOTE if sound else DROPPED, detail) for kind, detail in faults]
     if not sound:
         return issues, None
-    extent = np.concatenate([np.min(np.concatenate(sound), 0), np.max(np.concatenate(sound), 0)])
+    points = np.concatenate(sound)
+    extent = (*points.min(axis=0).tolist(), *points.max(axis=0).tolist())
     return issues + _outside_issues("mask", extent, size), extent
 
 
-def _inspect_rle(rle: dict[str, Any], size: Size) -> tuple[list[Issue], np.ndarray | None]:
-    """The issues, and the XYXY box (4,) around the mask, if it has an area."""
+def _inspect_rle(rle: dict[str, Any], size: Size) -> tuple[list[Issue], Box | None]:
+    """The issues, and the box around the mask, if it has an area."""
     shape = rle.get("size")
     if not isinstance(shape, (list, tuple)) or len(shape) != 2 or not all(map(is_whole, shape)):
         return [Issue("bad_rle", FATAL, f"'size' of the RLE is {shape!r}")], None
@@ -209,7 +212,7 @@ def _inspect_rle(rle: dict[str, Any], size: Size) -> tuple[list[Issue], np.ndarr
         return [Issue("no_mask", DROPPED, "the RLE is empty")], None
     rle = mask_util.frPyObjects({"size": [height, width], "counts": runs}, height, width)
     x, y, w, h = mask_util.toBbox(rle)
-    return [], np.array([x, y, x + w, y + h])
+    return [], (x, y, x + w, y + h)
 
 
 def _has_area(points: np.ndarray) -> bool:
@@ -221,16 +224,19 @@ def _has_area(points: np.ndarray) -> bool:
     return cv2.contourArea(hull) >= MIN_POLYGON_AREA
 
 
-def _mismatch(box: np.ndarray, extent: np.ndarray, size: Size) -> list[Issue]:
-    """Compare the visible parts of a box and of the box around its mask, both (4,) XYXY."""
-    visible = clip_box(box, size)
-    tolerance = np.maximum(BOX_TOLERANCE, RELATIVE_BOX_TOLERANCE * (visible[2:] - visible[:2]))
-    if (np.abs(visible - clip_box(extent, size)) <= np.tile(tolerance, 2)).all():
+def _mismatch(box: Box, extent: Box, size: Size) -> list[Issue]:
+    """Compare the visible parts of a box and of the box around its mask."""
+    sides = (*size, *size)
+    visible = [min(max(value, 0), side) for value, side in zip(box, sides)]
+    others = [min(max(value, 0), side) for value, side in zip(extent, sides)]
+    width, height = visible[2] - visible[0], visible[3] - visible[1]
+    tolerances = [max(BOX_TOLERANCE, RELATIVE_BOX_TOLERANCE * side) for side in (width, height)]
+    if all(abs(a - b) <= limit for a, b, limit in zip(visible, others, tolerances * 2)):
         return []
     detail = f"the box is {_format(box)}, but around the mask it is {_format(extent)}"
     return [Issue("mask_box_mismatch", NOTE, detail)]
 
 
-def _format(box: np.ndarray) -> str:
+def _format(box: Box) -> str:
     x1, y1, x2, y2 = box
     return f"({x1:g}, {y1:g}) to ({x2:g}, {y2:g})"
