@@ -94,10 +94,8 @@ def _read_dataset(cfg, name: str, training: bool) -> list[DatasetDict]:
         raise ValueError(f"dataset {name!r} cannot be read: {error!r}") from error
     if not dicts:
         raise ValueError(f"dataset {name!r} has no images")
-    classes, num_classes = (
-        MetadataCatalog.get(name).get("thing_classes"),
-        cfg.MODEL.YOLACT.NUM_CLASSES,
-    )
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    num_classes = cfg.MODEL.YOLACT.NUM_CLASSES
     if classes is None:
         raise ValueError(f"dataset {name!r} has no category names: set its metadata thing_classes")
     if len(classes) != num_classes:
