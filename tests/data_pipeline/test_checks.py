@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from PIL import Image, ImageFile
 from plain import base_cfg
@@ -19,7 +18,6 @@ from yolact_d2.data.checks import usable_training_dicts
 NAME = "test_checks"
 WIDTH, HEIGHT = 9, 6
 CLASSES = ["cat", "dog"]
-ORIENTATION = 0x0112
 VALID = {
     "bbox": [0, 0, 5, 5],
     "bbox_mode": BoxMode.XYXY_ABS,
@@ -63,8 +61,8 @@ def _register_json(folder, num_images=1, **changes):
     register_coco_instances(NAME, {}, str(Path(folder, "coco.json")), str(folder))
 
 
-def _image(path, size=(WIDTH, HEIGHT), **options):
-    Image.new("RGB", size).save(path, **options)
+def _image(path):
+    Image.new("RGB", (WIDTH, HEIGHT)).save(path)
     return str(path)
 
 
@@ -154,22 +152,6 @@ def test_recorded_size(folder):
             message = _refused(CHECK_IMAGES=check_images)
             assert str(folder / "2.png") in message
             assert f"'width' of the image is {width!r}, not a number of pixels" in message
-
-
-def test_size_that_counts_is_the_displayed_one(tmp_path):
-    """EXIF may turn the image, and Detectron2 applies it."""
-    for orientation in range(1, 9):
-        exif = Image.Exif()
-        exif[ORIENTATION] = orientation
-        path = _image(tmp_path / "a.jpg", exif=exif)
-        displayed, other = (WIDTH, HEIGHT), (HEIGHT, WIDTH)
-        if orientation >= 5:
-            displayed, other = other, displayed
-        assert read_image(path, "RGB").shape == (*displayed[::-1], 3)
-        _register_json(tmp_path, 1, file_name="a.jpg", width=displayed[0], height=displayed[1])
-        _check()
-        _register_json(tmp_path, 1, file_name="a.jpg", width=other[0], height=other[1])
-        assert f"{path} is {displayed[0]} x {displayed[1]}" in _refused()
 
 
 def test_fatal_annotations_of_other_datasets(tmp_path):

@@ -85,7 +85,7 @@ def to_dataset_dicts(coco: COCO, image_root: str, classes: Mapping[int, int]) ->
     """Convert a COCO JSON as :func:`detectron2.data.datasets.load_coco_json` does.
 
     Args:
-        coco: without fatal issues.
+        coco: without fatal issues; its categories are not used.
         image_root: the folder that the file names are relative to.
         classes: the class of each category id.
     """

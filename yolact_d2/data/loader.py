@@ -101,17 +101,9 @@ def _all_too_small(dicts: list[dict[str, Any]], input_size: int, min_box_size: f
 
 
 class TrainLoader:
-    """Endless batches, from any iteration on.
-
-    Images that cannot be read are replaced by others.
-    """
+    """Endless batches, from any iteration on; images that cannot be read are replaced by others."""
 
     def __init__(self, loader: DataLoader, seed: int):
-        """
-        Args:
-            loader: of Detectron2, with a sampler.
-            seed: of the augmentation, together with the position in the stream.
-        """
         stream: Any = loader.dataset  # Detectron2's, which asks the sampler for what to load
         self._sampler = NumberedSampler(stream.sampler, loader.batch_size)  # type: ignore[arg-type]
         stream.sampler = self._sampler
@@ -136,14 +128,10 @@ class TrainLoader:
 
 
 class NumberedSampler(Sampler):
-    """The indices of a training sampler, each with its position in the stream of all processes."""
+    """The endless indices of a training sampler of Detectron2, which gives each process its part,
+    with their positions in the stream of all processes. The batch size is that of a process."""
 
     def __init__(self, sampler: Sampler, batch_size: int):
-        """
-        Args:
-            sampler: gives each process its part of an endless stream.
-            batch_size: of one process.
-        """
         self._sampler = sampler
         self._batch_size = batch_size
         self._rank, self._world_size = comm.get_rank(), comm.get_world_size()
@@ -155,14 +143,9 @@ class NumberedSampler(Sampler):
 
 
 class RepeatableDataset(Dataset):
-    """Examples by (position in the stream, index); the position seeds their augmentation."""
+    """Examples by (position in the stream, index); seed and position determine the augmentation."""
 
     def __init__(self, dataset: Any, seed: int):
-        """
-        Args:
-            dataset: gives examples by index, or raises :class:`UnreadableImage`.
-            seed: 0 or more.
-        """
         self._dataset = dataset
         self._seed = seed
 
@@ -199,18 +182,12 @@ def _map_or_report(mapper: Mapper, dataset_dict: dict[str, Any]) -> dict[str, An
 
 
 class TestLoader:
-    """Batches of a dataset without the images that cannot be read.
-
-    If no process could read any image, it ends with an :class:`UnreadableImage`.
-    """
+    """Batches of a dataset without the images that cannot be read, for which the given loader has
+    {"unreadable": reason}. Raises UnreadableImage at the end if no process could read any."""
 
     __test__ = False  # it is not a test of pytest
 
     def __init__(self, loader: DataLoader):
-        """
-        Args:
-            loader: gives {"unreadable": reason} for an image that cannot be read.
-        """
         self._loader = loader
 
     def __len__(self) -> int:

@@ -38,14 +38,10 @@ def augmented_samples(
     every = max(len(images) / num_samples, 1)
     picked = [images[int(i * every)] for i in range(min(num_samples, len(images)))]
     ids = {image["id"] for image in picked}
-    coco = {
-        "images": picked,
-        "annotations": [a for a in annotations if a["image_id"] in ids],
-        "categories": list(categories),
-    }
+    coco = {"images": picked, "annotations": [a for a in annotations if a["image_id"] in ids]}
     names = [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
     mapper = YOLACTDatasetMapper(cfg)
-    for record in to_dataset_dicts(coco, image_root, class_numbers(coco["categories"])):
+    for record in to_dataset_dicts(coco, image_root, class_numbers(categories)):
         drawing = _draw(mapper(record), names, cfg.INPUT.FORMAT)
         yield os.path.relpath(record["file_name"], image_root), drawing
 
