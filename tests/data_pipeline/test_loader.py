@@ -3,17 +3,13 @@
 import itertools
 import json
 import logging
-import multiprocessing
 import os
 import random
-import re
-import signal
 
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from ranks import run_children
 from torch.utils.data import Dataset
 
 from yolact_d2.data import COCODataset, build_test_loader, build_train_loader, use_coco_datasets
@@ -248,21 +244,3 @@ def test_evaluation_ends_if_no_image_can_be_read(cfg, damaged):
     use_coco_datasets(cfg, None, coco(damaged, "val"))
     with pytest.raises(UnreadableImage, match="none of 3 images .*000000.png .*000002.png"):
         list(build_test_loader(cfg, "custom_val"))
-
-
-def kill_a_worker(cfg):
-    stream = iter(build_train_loader(cfg))
-    next(stream)
-    (worker,) = multiprocessing.active_children()
-    os.kill(worker.pid, signal.SIGKILL)
-    for _ in range(20):
-        next(stream)
-
-
-@pytest.mark.slow
-def test_killed_worker_is_reported(cfg, tmp_path):
-    cfg.DATALOADER.NUM_WORKERS = 1
-    # In another process, since PyTorch may raise the error anywhere in the main thread.
-    (end,) = run_children(tmp_path, kill_a_worker, (cfg,))
-    assert end.code == 1
-    assert re.search("RuntimeError: DataLoader worker .*(killed|exited)", end.log), end.log
