@@ -157,6 +157,7 @@ def test_recorded_size(folder):
 def test_fatal_annotations_of_other_datasets(tmp_path):
     path = _image(tmp_path / "a.png")
     for change, detail in (
+        ({"segmentation": np.ones((HEIGHT, WIDTH))}, "'segmentation' is a ndarray"),
         ({"category_id": 2}, "'category_id' is 2, not one in 0..1"),
         ({"category_id": -1}, "'category_id' is -1, not one in 0..1"),
         ({"category_id": True}, "'category_id' is True, not a whole number"),

@@ -39,10 +39,15 @@ def annotation_issues(annotation: Annotation, size: Size) -> list[Issue]:
         return [Issue("bad_record", FATAL, wrong)]
     box, segmentation = xyxy(annotation), annotation.get("segmentation")
     issues = _box_issues(box, size)
+    if segmentation is not None and not isinstance(segmentation, (list, dict)):
+        detail = f"'segmentation' is a {type(segmentation).__name__}, not polygons or an RLE"
+        return [*issues, Issue("bad_polygon", FATAL, detail)]
     if not segmentation:
         return [*issues, Issue("no_mask", FATAL, f"'segmentation' is {segmentation!r}")]
-    inspect = _inspect_rle if isinstance(segmentation, dict) else _inspect_polygons
-    mask_issues, extent = inspect(segmentation, size)
+    if isinstance(segmentation, dict):
+        mask_issues, extent = _inspect_rle(segmentation, size)
+    else:
+        mask_issues, extent = _inspect_polygons(segmentation, size)
     issues += mask_issues
     if extent is not None and is_usable(issues):
         issues += _mismatch(box, extent, size)
@@ -168,11 +173,8 @@ def _outside_issues(name: str, box: Box, size: Size) -> list[Issue]:
     return [Issue(f"{name}_outside", DROPPED if is_outside or is_far else NOTE, detail)]
 
 
-def _inspect_polygons(segmentation: Any, size: Size) -> tuple[list[Issue], Box | None]:
+def _inspect_polygons(segmentation: list[Any], size: Size) -> tuple[list[Issue], Box | None]:
     """The issues, and the box around the polygons that have an area, if any do."""
-    if not isinstance(segmentation, list):
-        detail = f"'segmentation' is a {type(segmentation).__name__}, not polygons or an RLE"
-        return [Issue("bad_polygon", FATAL, detail)], None
     faults, sound = [], []
     for i, polygon in enumerate(segmentation):
         points = _numbers(polygon)
