@@ -175,7 +175,8 @@ def test_used(dataset, cfg, tmp_path, caplog, crowd):
 
 
 @pytest.mark.parametrize("crowd", [0, 1])
-def test_dropped_and_counted(dataset, cfg, tmp_path, caplog, crowd):
+def test_dropped_and_counted(dataset, cfg, tmp_path, caplog, monkeypatch, crowd):
+    monkeypatch.setattr(logging.getLogger("detectron2"), "propagate", True)  # a trainer unsets it
     for change, kind in [*DROPPED, *NO_POLYGON]:
         path = dataset(change, iscrowd=crowd)
         check_datasets(cfg, "DATASETS.TEST")
