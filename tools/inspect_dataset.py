@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Inspect a COCO JSON and its images before training on them.
 
-Prints what is in it, how many objects each input size would lose, and every defect; on request,
-draws samples as training will see them. Exits with 0 if there are no defects, 1 if there are, and 2
-if it cannot look.
+Prints statistics, how many objects each input size would lose, and all issues of annotations and
+images; on request, draws samples as training will see them. Exits with 0 if there are no issues, 1
+if there are, and 2 if the input cannot be inspected.
 """
 
 import argparse
@@ -13,17 +13,11 @@ import sys
 import yaml
 from detectron2.config import get_cfg
 from detectron2.utils.env import seed_all_rng
-from tqdm import tqdm
 
 from yolact_d2 import add_yolact_config, load_config
-from yolact_d2.data.inspection import (
-    collect_statistics,
-    format_defects,
-    format_statistics,
-    inspect_dataset,
-    read_coco,
-    write_defects,
-)
+from yolact_d2.data.coco_json import read_coco
+from yolact_d2.data.inspection import format_issues, inspect_dataset, write_issues
+from yolact_d2.data.statistics import format_statistics
 from yolact_d2.files import check_writable, save_image
 from yolact_d2.visualization.samples import augmented_samples
 
@@ -37,9 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--image-sizes", type=int, nargs="+", default=[400, 550, 700], help="INPUT.IMAGE_SIZE"
     )
-    parser.add_argument("--defects-json", help="file to write the defects to, too")
+    parser.add_argument("--defects-json", help="also write the issues to this file")
     parser.add_argument(
-        "--samples", type=int, default=0, help="draw so many sound images after augmentation"
+        "--samples", type=int, default=0, help="draw so many images without issues, augmented"
     )
     parser.add_argument("--output", help="folder for the samples")
     parser.add_argument("--config-file", help="of the model, for its augmentation")
@@ -58,10 +52,10 @@ def build_cfg(args: argparse.Namespace):
 
 
 def draw_samples(args: argparse.Namespace, cfg, found) -> None:
-    """Draw images that have no defect and, of their objects, all."""
-    defective = [defect.image_id for defect in found.defects]  # of whatever type
+    """Draw images without issues, and all of their objects."""
+    bad = {x.image_id for x in found.issues if isinstance(x.image_id, (int, str))}
     annotated = {annotation["image_id"] for annotation in found.annotations}
-    images = [i for i in found.images if i["id"] in annotated and i["id"] not in defective]
+    images = [i for i in found.images if i["id"] in annotated and i["id"] not in bad]
     seed_all_rng(0)
     samples = augmented_samples(
         cfg, images, found.annotations, found.categories, args.images, args.samples
@@ -92,28 +86,21 @@ def main() -> int:
     except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
         parser.error(str(error))
 
-    def progress(items, total):
-        return tqdm(items, total=total, unit=" images")
-
-    found = inspect_dataset(coco, args.images, progress)
-    statistics = collect_statistics(
-        found.images,
-        found.annotations,
-        found.categories,
+    found = inspect_dataset(coco, args.images, show_progress=True)
+    statistics = format_statistics(
+        *(found.images, found.annotations, found.categories),
         args.image_sizes,
         cfg.INPUT.MIN_BOX_SIZE,
     )
-    print(
-        format_statistics(statistics, args.image_sizes), format_defects(found.defects), sep="\n\n"
-    )
+    print(statistics, format_issues(found.issues), sep="\n\n")
     try:
         if args.defects_json:
-            write_defects(found.defects, args.defects_json)
+            write_issues(found.issues, args.defects_json)
         if args.samples:
             draw_samples(args, cfg, found)
     except OSError as error:
         parser.error(str(error))
-    return 1 if found.defects else 0
+    return 1 if found.issues else 0
 
 
 if __name__ == "__main__":

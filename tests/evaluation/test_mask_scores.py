@@ -18,7 +18,7 @@ SQUARE = [10, 20, 40, 50]  # XYXY
 
 @pytest.fixture(autouse=True)
 def dataset(tmp_path):
-    """One 60 x 80 picture with one square."""
+    """One 60 x 80 image with one square."""
     x1, y1, x2, y2 = SQUARE
     annotation = {
         "id": 1,
@@ -73,7 +73,7 @@ def evaluate(evaluator, instances):
     return results["bbox"]["AP"], results["segm"]["AP"]
 
 
-# With the wrong one first precision is 1/2 at every recall.
+# If the wrong detection is ranked first, precision is 1/2 at every recall.
 CASES = [
     ([(True, 0.9, 0.2), (False, 0.3, 0.8)], (100, 50)),
     ([(False, 0.9, 0.1), (True, 0.3, 0.3)], (50, 100)),
@@ -81,23 +81,18 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("rows, expected", CASES)
-def test_each_score_ranks_its_own(tmp_path, rows, expected):
-    instances = detections(*rows)
-    scores = instances.scores.clone()
-    got = evaluate(MaskScoreCOCOEvaluator(NAME, str(tmp_path / "out")), instances)
-    assert got == pytest.approx(expected)
-    assert torch.equal(instances.scores, scores) and instances.has("pred_masks")
+def test_boxes_are_ranked_by_scores_and_masks_by_mask_scores(tmp_path):
+    for rows, expected in CASES:
+        instances = detections(*rows)
+        scores = instances.scores.clone()
+        got = evaluate(MaskScoreCOCOEvaluator(NAME, str(tmp_path / "out")), instances)
+        assert got == pytest.approx(expected)
+        assert torch.equal(instances.scores, scores) and instances.has("pred_masks")
+        plain = evaluate(COCOEvaluator(NAME, output_dir=None), instances)
+        assert plain == pytest.approx((expected[0], expected[0]))
 
 
-@pytest.mark.parametrize("rows, expected", CASES)
-def test_plain_coco_evaluator_ranks_both_by_scores(rows, expected):
-    box_ap = expected[0]
-    got = evaluate(COCOEvaluator(NAME, output_dir=None), detections(*rows))
-    assert got == pytest.approx((box_ap, box_ap))
-
-
-def test_result_files_hold_the_scores_that_they_are_ranked_by(tmp_path):
+def test_result_files_hold_the_score_of_the_ranking(tmp_path):
     instances = detections((True, 0.75, 0.25))
     evaluate(MaskScoreCOCOEvaluator(NAME, str(tmp_path)), instances)
     found = {}
@@ -109,14 +104,14 @@ def test_result_files_hold_the_scores_that_they_are_ranked_by(tmp_path):
     assert "segmentation" in found["segm"][0] and "segmentation" not in found["bbox"][0]
 
 
-def test_nothing_found_is_no_error(tmp_path):
+def test_no_detections(tmp_path):
     got = evaluate(MaskScoreCOCOEvaluator(NAME, str(tmp_path)), detections((True, 0.5, 0.5))[:0])
     assert all(math.isnan(ap) for ap in got)
 
 
-@pytest.mark.parametrize("field", ["mask_scores", "pred_masks"])
-def test_model_without_mask_scores_is_an_error(tmp_path, field):
-    instances = detections((True, 0.5, 0.5))
-    instances.remove(field)
-    with pytest.raises(ValueError, match="MODEL.YOLACT.MASK_IOU.ENABLED.*COCOEvaluator"):
-        evaluate(MaskScoreCOCOEvaluator(NAME, str(tmp_path)), instances)
+def test_model_without_mask_scores_is_refused(tmp_path):
+    for field in ("mask_scores", "pred_masks"):
+        instances = detections((True, 0.5, 0.5))
+        instances.remove(field)
+        with pytest.raises(ValueError, match="MODEL.YOLACT.MASK_IOU.ENABLED.*COCOEvaluator"):
+            evaluate(MaskScoreCOCOEvaluator(NAME, str(tmp_path)), instances)

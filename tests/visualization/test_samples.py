@@ -1,4 +1,4 @@
-"""Which samples are drawn, and what with."""
+"""Which images are drawn, and what is drawn on them."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def polygon(x, y, w, h):
 
 @pytest.fixture
 def cfg(shapes_cfg):
-    """Without chance."""
+    """Without random augmentation."""
     shapes_cfg.INPUT.IMAGE_SIZE = 40
     shapes_cfg.INPUT.RANDOM_FLIP = "none"
     shapes_cfg.INPUT.AUG.PHOTOMETRIC = shapes_cfg.INPUT.AUG.CROP = False
@@ -25,7 +25,7 @@ def cfg(shapes_cfg):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What overlay_instances is called with."""
+    """The arguments of each overlay_instances."""
     calls, draw = [], Visualizer.overlay_instances
 
     def record(self, **kwargs):
@@ -54,7 +54,7 @@ def test_classes_boxes_masks_and_colours(tmp_path, cfg, drawn):
     assert (call["image"] == (200, 100, 0)).all()
 
 
-def test_channels_are_put_right(tmp_path, cfg, drawn):
+def test_bgr_is_converted(tmp_path, cfg, drawn):
     Image.new("RGB", (20, 20), (200, 100, 0)).save(tmp_path / "1.png")
     images = [{"id": 1, "file_name": "1.png", "width": 20, "height": 20}]
     cfg.INPUT.FORMAT = "BGR"
@@ -62,16 +62,17 @@ def test_channels_are_put_right(tmp_path, cfg, drawn):
     assert (drawn[0]["image"] == (200, 100, 0)).all()
 
 
-@pytest.mark.parametrize(
-    "num, expected", [(1, [0]), (2, [0, 5]), (3, [0, 3, 6]), (10, range(10)), (99, range(10))]
-)
-def test_samples_are_spread_evenly(tmp_path, cfg, num, expected):
+def test_samples_are_spread_evenly(tmp_path, cfg):
     for i in range(10):
         Image.new("RGB", (20, 20)).save(tmp_path / f"{i}.png")
     images = [{"id": i, "file_name": f"{i}.png", "width": 20, "height": 20} for i in range(10)]
-    samples = augmented_samples(cfg, images, [], CATEGORIES, str(tmp_path), num)
-    assert [name for name, _ in samples] == [f"{i}.png" for i in expected]
-
-
-def test_no_images(cfg, tmp_path):
+    for num, expected in (
+        (1, [0]),
+        (2, [0, 5]),
+        (3, [0, 3, 6]),
+        (10, range(10)),
+        (99, range(10)),
+    ):
+        samples = augmented_samples(cfg, images, [], CATEGORIES, str(tmp_path), num)
+        assert [name for name, _ in samples] == [f"{i}.png" for i in expected]
     assert list(augmented_samples(cfg, [], [], CATEGORIES, str(tmp_path), 3)) == []

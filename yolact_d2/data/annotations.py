@@ -1,12 +1,6 @@
-"""Which annotations are refused, which are left out, and what of the others is used.
+"""Rules for the box and the mask of one annotation. Masks are never rasterised."""
 
-The rules are the same in training, for dataset dicts of Detectron2, and in evaluation, for the
-annotations of a COCO JSON. Masks are not rasterised for them: what claims to be huge costs nothing.
-"""
-
-import logging
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Number
 from typing import Any
@@ -16,148 +10,62 @@ import numpy as np
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 
-from .images import displayed_size
-from .rle import read_runs, rle_size
+from .issues import DROPPED, FATAL, NOTE, Issue, is_usable, raise_fatal
 
 Annotation = dict[str, Any]
 Size = tuple[int, int]  # width, height, in pixels
+Box = tuple[float, float, float, float]  # XYXY; of single boxes arrays would take most of the time
 
-# By how much a box or a mask may leave the picture, in pixels. COCO's do by rounding errors, and
-# tools that count the border pixel in are off by one.
+# How far a box or a mask may leave the image, in pixels. COCO's do by rounding errors, and tools
+# that count the border pixel are off by one.
 OUTSIDE_TOLERANCE = 1.0
-# Polygons whose convex hull has less area than this, in square pixels, have none: a hair's breadth
-# more than float32 can tell from zero.
+# Polygons whose convex hull has a smaller area, in square pixels, have no area.
 MIN_POLYGON_AREA = 0.1
+# How far a side of a box may be from the mask: in pixels, or as a part of the box's width or
+# height, whichever is more. The boxes of COCO's crowd regions are one pixel short; boxes and masks
+# drawn one after the other by hand differ by a few percent.
+BOX_TOLERANCE = 2.0
+RELATIVE_BOX_TOLERANCE = 0.05
 
 
-def why_refused(annotation: Annotation, size: Size) -> str | None:
-    """Why no run starts with an annotation, None if it may: it is broken, and who wrote it must say
-    what it should be.
-
-    Args:
-        annotation: of a COCO JSON, or of a dataset dict of Detectron2.
-        size: of its image.
-
-    Returns:
-        what could follow "annotation 7".
+def annotation_issues(annotation: Annotation, size: Size) -> list[Issue]:
     """
-    for field in ("bbox", "category_id", "segmentation"):
-        if annotation.get(field) is None:
-            return f"has no {field!r}"
-    box, segmentation = annotation["bbox"], annotation["segmentation"]
-    if not is_whole(annotation["category_id"]):
-        return f"has the category_id {annotation['category_id']!r}, not a whole number"
-    if not is_crowd_flag(annotation.get("iscrowd", 0)):
-        return f"has the iscrowd {annotation['iscrowd']!r}, not 0 or 1"
-    if annotation.get("ignore"):
-        return "has 'ignore' set, which Detectron2 does not support"
-    if not _are_finite(box) or len(box) != 4:
-        return f"has the bbox {box!r}, not four finite numbers"
-    if isinstance(segmentation, dict):
-        return _why_rle_refused(segmentation, size)
-    if not isinstance(segmentation, list):
-        return f"has a {type(segmentation).__name__} for a segmentation, not polygons or an RLE"
+    Args:
+        annotation: of a COCO JSON, or of a dataset dict of Detectron2 (with "bbox_mode").
+        size: of its image.
+    """
+    wrong = _wrong_field(annotation)
+    if wrong:
+        return [Issue("bad_record", FATAL, wrong)]
+    box, segmentation = xyxy(annotation), annotation.get("segmentation")
+    issues = _box_issues(box, size)
+    if segmentation is not None and not isinstance(segmentation, (list, dict)):
+        detail = f"'segmentation' is a {type(segmentation).__name__}, not polygons or an RLE"
+        return [*issues, Issue("bad_polygon", FATAL, detail)]
     if not segmentation:
-        return "has no 'segmentation'"
-    if not all(map(_are_finite, segmentation)):
-        return "has a polygon that is not a list of finite numbers x, y, x, y, ..."
-    return None
-
-
-def why_dict_refused(annotation: Annotation) -> str | None:
-    """What :func:`why_refused` does not look at, since Detectron2 takes care of it when it reads a
-    COCO JSON: of a dataset dict that comes from elsewhere."""
-    if annotation.get("bbox_mode") not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
-        return (
-            f"has the bbox_mode {annotation.get('bbox_mode')!r}, not BoxMode.XYXY_ABS or "
-            "BoxMode.XYWH_ABS"
-        )
-    segmentation = annotation["segmentation"]
+        return [*issues, Issue("no_mask", FATAL, f"'segmentation' is {segmentation!r}")]
     if isinstance(segmentation, dict):
-        if not isinstance(segmentation["counts"], (str, bytes)):
-            return "has an RLE that is not compressed, as pycocotools.mask.frPyObjects does it"
-    elif len(sound_polygons(segmentation)) < len(segmentation):
-        return "has a polygon of fewer than 3 points"
-    return None
+        mask_issues, extent = _inspect_rle(segmentation, size)
+    else:
+        mask_issues, extent = _inspect_polygons(segmentation, size)
+    issues += mask_issues
+    if extent is not None and is_usable(issues):
+        issues += _mismatch(box, extent, size)
+    return issues
 
 
-def why_unusable(annotation: Annotation, size: Size) -> str | None:
-    """Why an annotation that is not refused is left out, None if it is used.
+def is_usable_annotation(annotation: Annotation, size: Size) -> bool:
+    """Whether an annotation, see :func:`annotation_issues`, is not to be left out.
 
-    Args:
-        annotation: of a COCO JSON, or of a dataset dict of Detectron2.
-        size: of its image.
-
-    Returns:
-        the kind of its fault.
+    Raises:
+        ValueError: if it has a fatal issue.
     """
-    reason = _why_mask_unusable(annotation["segmentation"], size)
-    if reason is not None:
-        return reason
-    x1, y1, x2, y2 = xyxy(annotation)
-    if x2 <= x1 or y2 <= y1:
-        return "a box without area"
-    if x2 <= 0 or y2 <= 0 or x1 >= size[0] or y1 >= size[1]:
-        return "a box outside the image"
-    return None
+    issues = annotation_issues(annotation, size)
+    raise_fatal(issues, "an annotation")
+    return is_usable(issues)
 
 
-def drop_unusable(dicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave the annotations out that are of no use, and say so in one warning, with their numbers.
-
-    Args:
-        dicts: dataset dicts of Detectron2, without annotations that are refused.
-
-    Returns:
-        as many dicts; those that had such annotations are copies without them.
-    """
-    kept_dicts, dropped = [], []
-    for record in dicts:
-        annotations = record.get("annotations", [])
-        size = _size_of(record) if annotations else None
-        reasons = [why_unusable(annotation, size) for annotation in annotations]
-        if any(reasons):
-            dropped += [(reason, record["file_name"]) for reason in reasons if reason]
-            kept = [a for a, reason in zip(annotations, reasons) if not reason]
-            record = {**record, "annotations": kept}
-        kept_dicts.append(record)
-    if dropped:
-        logging.getLogger(__name__).warning(
-            f"Annotations that training leaves out: {describe_dropped(dropped)}"
-        )
-    return kept_dicts
-
-
-def describe_dropped(dropped: Iterable[tuple[str, str]]) -> str:
-    """How many of which kind, and an example of each.
-
-    Args:
-        dropped: pairs of :func:`why_unusable`'s reason and the image's file.
-    """
-    dropped = list(dropped)
-    examples = dict(reversed(dropped))
-    counts = Counter(reason for reason, _ in dropped)
-    kinds = (f"{n} with {reason} (as in {examples[reason]})" for reason, n in counts.items())
-    return f"{len(dropped)}: {', '.join(kinds)}"
-
-
-def evaluated(annotation: Annotation, size: Size) -> Annotation:
-    """What an annotation of a COCO JSON that is used is evaluated as: without polygons of fewer
-    than 3 points, and with its box clipped to the image, as the boxes that are found are.
-
-    Boxes that leave the image by no more than OUTSIDE_TOLERANCE stay as they are.
-    """
-    annotation = {"iscrowd": 0, **annotation}
-    if isinstance(annotation["segmentation"], list):
-        annotation["segmentation"] = sound_polygons(annotation["segmentation"])
-    box = np.array(xyxy(annotation))
-    clipped = clip_box(box, size)
-    if np.abs(box - clipped).max() > OUTSIDE_TOLERANCE:
-        annotation["bbox"] = [*clipped[:2].tolist(), *(clipped[2:] - clipped[:2]).tolist()]
-    return annotation
-
-
-def xyxy(annotation: Annotation) -> tuple[float, float, float, float]:
+def xyxy(annotation: Annotation) -> Box:
     """The box; without "bbox_mode" it is [x, y, width, height], as in a COCO JSON."""
     x, y, a, b = annotation["bbox"]
     if annotation.get("bbox_mode", BoxMode.XYWH_ABS) == BoxMode.XYWH_ABS:
@@ -166,78 +74,171 @@ def xyxy(annotation: Annotation) -> tuple[float, float, float, float]:
 
 
 def clip_box(box: np.ndarray, size: Size) -> np.ndarray:
-    """(4,) XYXY, as far as it is visible."""
-    return box.clip(0, np.tile(size, 2))
-
-
-def sound_polygons(segmentation: Iterable[Sequence[float]]) -> list[Sequence[float]]:
-    """Polygons of 3 points or more, as Detectron2 chooses them when it reads a COCO JSON."""
-    return [p for p in segmentation if len(p) >= 6 and len(p) % 2 == 0]
+    """The part of a box, (4,) XYXY, that is inside the image."""
+    return box.clip(0, (*size, *size))
 
 
 def leaves_image(points: np.ndarray, size: Size) -> bool:
-    """Whether points (P, 2) are farther outside an image than OUTSIDE_TOLERANCE."""
+    """Whether any of the points (P, 2) is farther outside the image than OUTSIDE_TOLERANCE."""
     return bool((np.abs(points - points.clip(0, size)) > OUTSIDE_TOLERANCE).any())
+
+
+def valid_polygons(segmentation: Iterable[Sequence[float]]) -> list[Sequence[float]]:
+    """The polygons of 3 or more points, which are those that Detectron2 reads from a COCO JSON."""
+    return [p for p in segmentation if len(p) >= 6 and len(p) % 2 == 0]
 
 
 def is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def is_crowd_flag(value: Any) -> bool:
-    return isinstance(value, Number) and value in (0, 1)
+def decode_runs(rle: dict[str, Any]) -> list[int]:
+    """The lengths of the runs of background, mask, background, ...
+
+    Raises:
+        ValueError: if they do not cover the size. (pycocotools does not notice.)
+    """
+    counts = rle.get("counts")
+    if isinstance(counts, (str, bytes)):
+        runs = _decompress(counts.encode() if isinstance(counts, str) else counts)
+    elif isinstance(counts, list) and all(map(is_whole, counts)):
+        runs = counts
+    else:
+        raise ValueError("'counts' is neither a string nor a list of lengths")
+    height, width = rle["size"]
+    if any(run < 0 for run in runs):
+        raise ValueError("a run is negative")
+    if sum(runs) != width * height:
+        raise ValueError(f"its runs cover {sum(runs)} of {width * height} pixels")
+    return runs
 
 
-def hull_area(points: np.ndarray) -> float:
-    """Of the convex hull of points (P, 2): what a polygon that crosses itself adds up to may be
-    nothing."""
-    return cv2.contourArea(cv2.convexHull((points - points.min(axis=0)).astype(np.float32)))
+def _decompress(counts: bytes) -> list[int]:
+    """COCO's compression: each character has 5 bits of a number, lowest first, and a bit that says
+    whether more follow. From the fourth on, numbers are differences to the last but one."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        bits = character - ord("0")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) << (shift - 4)  # the sign
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError("'counts' ends within a number")
+    return runs
 
 
-def _are_finite(values: Any) -> bool:
-    # A sum is several times as fast as a look at each of many numbers.
+def _numbers(values: Any) -> np.ndarray | None:
+    """A sequence of finite numbers as an array (N,); None for anything else."""
     try:
-        return math.isfinite(sum(values))
-    except (TypeError, OverflowError):  # what is no list, or not of numbers that are floats
-        return False
+        array = np.asarray(values)
+    except ValueError:  # nested lists of different lengths
+        return None
+    valid = array.ndim == 1 and array.dtype.kind in "iuf" and math.isfinite(array.sum())
+    return array if valid else None
 
 
-def _why_rle_refused(rle: dict[str, Any], size: Size) -> str | None:
-    try:
-        width, height = rle_size(rle)
-        if (width, height) != tuple(size):
-            return f"has an RLE of {width} x {height} pixels in an image of {size[0]} x {size[1]}"
-        read_runs(rle)
-    except ValueError as error:
-        return f"has an RLE that is none: {error}"
+def _wrong_field(annotation: Annotation) -> str | None:
+    category, crowd = annotation.get("category_id"), annotation.get("iscrowd", 0)
+    box = _numbers(annotation.get("bbox"))
+    if box is None or len(box) != 4:
+        return f"'bbox' is {annotation.get('bbox')!r}, not four finite numbers"
+    if not is_whole(category):
+        return f"'category_id' is {category!r}, not a whole number"
+    if not isinstance(crowd, Number) or crowd not in (0, 1):
+        return f"'iscrowd' is {crowd!r}, not 0 or 1"
+    if annotation.get("ignore"):
+        return "'ignore' is set, which Detectron2 does not support"
     return None
 
 
-def _why_mask_unusable(segmentation: Any, size: Size) -> str | None:
-    if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        area = sum(counts[1::2]) if isinstance(counts, list) else mask_util.area(segmentation)
-        return None if area else "a mask without area"
-    polygons = sound_polygons(segmentation)
-    if not polygons:
-        return "no polygon of 3 or more points"
-    parts = [np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in polygons]
-    points = np.concatenate(parts)
-    for low, high, side in zip(points.min(axis=0), points.max(axis=0), size):
-        if low < -side or high > 2 * side:
-            return "a mask far outside the image"
-        if high <= 0 or low >= side:
-            return "a mask outside the image"
-    return None if any(map(_has_area, parts)) else "a mask without area"
+def _box_issues(box: Box, size: Size) -> list[Issue]:
+    x1, y1, x2, y2 = box
+    if x2 <= x1 or y2 <= y1:
+        return [Issue("empty_box", DROPPED, f"the box is {x2 - x1:g} x {y2 - y1:g}")]
+    return _outside_issues("box", box, size)
+
+
+def _outside_issues(name: str, box: Box, size: Size) -> list[Issue]:
+    (x1, y1, x2, y2), (width, height) = box, size
+    is_outside = x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height
+    if not is_outside and min(x1, y1, width - x2, height - y2) >= -OUTSIDE_TOLERANCE:
+        return []
+    # Rasterising a mask that reaches far outside could take any amount of memory.
+    is_far = name == "mask" and (x1 < -width or y1 < -height or x2 > 2 * width or y2 > 2 * height)
+    detail = f"the {name} is {_format(box)}, the image is {width} x {height}"
+    return [Issue(f"{name}_outside", DROPPED if is_outside or is_far else NOTE, detail)]
+
+
+def _inspect_polygons(segmentation: list[Any], size: Size) -> tuple[list[Issue], Box | None]:
+    """The issues, and the box around the polygons that have an area, if any do."""
+    faults, sound = [], []
+    for i, polygon in enumerate(segmentation):
+        points = _numbers(polygon)
+        if points is None:
+            detail = f"polygon {i} is not a list of finite numbers x, y, x, y, ..."
+            return [Issue("bad_polygon", FATAL, detail)], None
+        if len(points) % 2:
+            faults.append(("bad_polygon", f"polygon {i} has an odd number of coordinates"))
+        elif len(points) < 6:
+            faults.append(("degenerate_polygon", f"polygon {i} has {len(points) // 2} points"))
+        elif not _has_area(points.reshape(-1, 2)):
+            faults.append(("degenerate_polygon", f"polygon {i} has no area"))
+        else:
+            sound.append(points.reshape(-1, 2))
+    issues = [Issue(kind, NOTE if sound else DROPPED, detail) for kind, detail in faults]
+    if not sound:
+        return issues, None
+    points = np.concatenate(sound)
+    extent = (*points.min(axis=0).tolist(), *points.max(axis=0).tolist())
+    return issues + _outside_issues("mask", extent, size), extent
+
+
+def _inspect_rle(rle: dict[str, Any], size: Size) -> tuple[list[Issue], Box | None]:
+    """The issues, and the box around the mask, if it has an area."""
+    shape = rle.get("size")
+    if not isinstance(shape, (list, tuple)) or len(shape) != 2 or not all(map(is_whole, shape)):
+        return [Issue("bad_rle", FATAL, f"'size' of the RLE is {shape!r}")], None
+    height, width = shape
+    if (width, height) != tuple(size):
+        detail = f"the RLE is {width} x {height}, the image is {size[0]} x {size[1]}"
+        return [Issue("rle_size", FATAL, detail)], None
+    try:
+        runs = decode_runs(rle)
+    except ValueError as error:
+        return [Issue("bad_rle", FATAL, f"the RLE cannot be decoded: {error}")], None
+    if not any(runs[1::2]):
+        return [Issue("no_mask", DROPPED, "the RLE is empty")], None
+    rle = mask_util.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    x, y, w, h = mask_util.toBbox(rle)
+    return [], (x, y, x + w, y + h)
 
 
 def _has_area(points: np.ndarray) -> bool:
     x, y = (points - points[0]).T
-    enclosed = abs(x[:-1] @ y[1:] - x[1:] @ y[:-1]) / 2  # quick, and nearly always enough
-    return enclosed >= MIN_POLYGON_AREA or hull_area(points) >= MIN_POLYGON_AREA
+    if abs(x[:-1] @ y[1:] - x[1:] @ y[:-1]) / 2 >= MIN_POLYGON_AREA:
+        return True
+    # The parts of a polygon that crosses itself may cancel out.
+    hull = cv2.convexHull((points - points[0]).astype(np.float32))
+    return cv2.contourArea(hull) >= MIN_POLYGON_AREA
 
 
-def _size_of(record: dict[str, Any]) -> Size:
-    if "width" in record and "height" in record:
-        return record["width"], record["height"]
-    return displayed_size(record["file_name"])
+def _mismatch(box: Box, extent: Box, size: Size) -> list[Issue]:
+    """Compare the visible parts of a box and of the box around its mask."""
+    sides = (*size, *size)
+    visible = [min(max(value, 0), side) for value, side in zip(box, sides)]
+    others = [min(max(value, 0), side) for value, side in zip(extent, sides)]
+    width, height = visible[2] - visible[0], visible[3] - visible[1]
+    tolerances = [max(BOX_TOLERANCE, RELATIVE_BOX_TOLERANCE * side) for side in (width, height)]
+    if all(abs(a - b) <= limit for a, b, limit in zip(visible, others, tolerances * 2)):
+        return []
+    detail = f"the box is {_format(box)}, but around the mask it is {_format(extent)}"
+    return [Issue("mask_box_mismatch", NOTE, detail)]
+
+
+def _format(box: Box) -> str:
+    x1, y1, x2, y2 = box
+    return f"({x1:g}, {y1:g}) to ({x2:g}, {y2:g})"

@@ -1,44 +1,40 @@
 """The datasets that this project adds to Detectron2's, under the same DETECTRON2_DATASETS."""
 
 import os
-from functools import partial
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 
+from .coco_json import read_coco, to_dataset_dicts
 from .shapes import register_shapes
 
 PASCAL_CLASSES = (
     "aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, "
     "motorbike, person, pottedplant, sheep, sofa, train, tvmonitor"
 ).split(", ")
+_PASCAL_IDS = {i + 1: i for i in range(len(PASCAL_CLASSES))}
 
 
-def _load_pascal_sbd(json_file: str, image_root: str) -> list[dict[str, Any]]:
-    # Without a dataset name, for then Detectron2 would read names of categories, and the JSON of
-    # the authors' script has none.
-    dicts = load_coco_json(json_file, image_root)
-    for record in dicts:
-        for annotation in record["annotations"]:
-            annotation["category_id"] -= 1
-    return dicts
+def load_pascal_sbd(json_file: str, image_root: str) -> list[dict[str, Any]]:
+    """Detectron2's ``load_coco_json`` for the JSON of the authors' script, in which categories have
+    no names."""
+    return to_dataset_dicts(read_coco(json_file), image_root, _PASCAL_IDS)
 
 
 def register_pascal_sbd(root: str) -> None:
     """Register Pascal SBD, converted to COCO's format as the authors' script does it:
     `root`/img and `root`/pascal_sbd_{train,val}.json, categories 1 to 20 in alphabetical order."""
+    image_root = os.path.join(root, "img")
     for split in ("train", "val"):
         name = f"pascal_sbd_{split}"
         json_file = os.path.join(root, f"{name}.json")
-        image_root = os.path.join(root, "img")
-        DatasetCatalog.register(name, partial(_load_pascal_sbd, json_file, image_root))
+        DatasetCatalog.register(name, lambda path=json_file: load_pascal_sbd(path, image_root))
         MetadataCatalog.get(name).set(
             json_file=json_file,
             image_root=image_root,
             evaluator_type="coco",
             thing_classes=PASCAL_CLASSES,
-            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(PASCAL_CLASSES))},
+            thing_dataset_id_to_contiguous_id=_PASCAL_IDS,
         )
 
 

@@ -1,23 +1,25 @@
-"""What can be known to be wrong with the data before a run starts."""
+"""Checks of registered datasets before a run starts."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any
+from collections.abc import Callable
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from .annotations import is_whole, why_dict_refused, why_refused
-from .coco_json import read_checked_coco
-from .images import UnreadableImage, displayed_size, leaves_folder
-from .coco_dataset import TRAIN_NAME, VAL_NAME
+from .coco_json import read_coco, validate_coco
+from .dataset_dicts import DatasetDict, image_issues, validate_dicts, warn_dropped
+from .images import UnreadableImage
+from .issues import raise_fatal
+
+CUSTOM_TRAIN, CUSTOM_VAL = "custom_train", "custom_val"
+
+# Checked training data for the loader, with the function it was registered with.
+_checked: dict[str, tuple[Callable, list[DatasetDict]]] = {}
 
 
 def check_datasets(cfg, key: str) -> None:
-    """Check datasets against their files and against the model.
+    """Check datasets against their image files and against the model.
 
-    Reads the header of every image and looks at every annotation, which takes some seconds for a
+    With DATASETS.CHECK_IMAGES this reads the header of every image, which takes some seconds for a
     hundred thousand.
 
     Args:
@@ -27,24 +29,24 @@ def check_datasets(cfg, key: str) -> None:
     Raises:
         ValueError: naming the dataset and the file, key or value that is wrong.
     """
-    names = cfg.DATASETS.TRAIN if key == "DATASETS.TRAIN" else cfg.DATASETS.TEST
+    training = key == "DATASETS.TRAIN"
+    names = cfg.DATASETS.TRAIN if training else cfg.DATASETS.TEST
     if not names:
         raise ValueError(f"{key} is empty: name a dataset")
     for name in names:
-        if name not in DatasetCatalog:
-            hint = f"known are {', '.join(DatasetCatalog.list())}"
-            if name in (TRAIN_NAME, VAL_NAME):
-                hint = (
-                    "train_net.py registers it when it is given --train-json and --train-images, "
-                    "or --val-json and --val-images, again"
-                )
-            raise ValueError(f"{key}: {name!r} is not registered; {hint}")
-        check_dataset(cfg, name)
+        dicts = _read_dataset(cfg, name, training)
+        if cfg.DATASETS.CHECK_IMAGES:
+            any_folder = cfg.DATASETS.ALLOW_PATHS_OUTSIDE
+            image_root = None if any_folder else MetadataCatalog.get(name).get("image_root")
+            for issue in image_issues(dicts, image_root):
+                raise_fatal([issue] if issue else [], f"dataset {name!r}")
+        if training:
+            _checked[name] = DatasetCatalog[name], dicts
 
 
 def check_on_each_machine(cfg, *keys: str) -> None:
-    """:func:`check_datasets` in one process of each machine, to be called by all processes. What is
-    wrong is raised by all."""
+    """:func:`check_datasets` in one process of each machine. All processes must call it, and all
+    raise its error."""
     error = None
     if comm.get_local_rank() == 0:
         try:
@@ -57,8 +59,27 @@ def check_on_each_machine(cfg, *keys: str) -> None:
         raise ValueError(errors[0])
 
 
-def check_dataset(cfg, name: str) -> None:
-    """See :func:`check_datasets`."""
+def usable_training_dicts(cfg, name: str) -> list[DatasetDict]:
+    """The dicts of a dataset without the annotations that cannot be trained on. They are read only
+    if :func:`check_datasets` has not just done so.
+
+    Raises:
+        ValueError: see :func:`check_datasets`.
+    """
+    function, dicts = _checked.pop(name, (None, []))
+    if function is not None and function is DatasetCatalog.data.get(name):
+        return dicts
+    return _read_dataset(cfg, name, training=True)
+
+
+def _read_dataset(cfg, name: str, training: bool) -> list[DatasetDict]:
+    """The dicts of a dataset without unusable annotations."""
+    if name not in DatasetCatalog:
+        raise ValueError(
+            f"the dataset {name!r} is not registered; known are {', '.join(DatasetCatalog)}. "
+            f"train_net.py registers {CUSTOM_TRAIN} and {CUSTOM_VAL} when it is given --train-json "
+            "and --val-json"
+        )
     try:
         dicts = DatasetCatalog.get(name)
     except OSError as error:
@@ -66,18 +87,15 @@ def check_dataset(cfg, name: str) -> None:
             f"dataset {name!r} cannot be read: {error}. The datasets of Detectron2 and of this "
             "project are in the folder that DETECTRON2_DATASETS names, ./datasets by default"
         ) from error
-    except Exception as error:  # many kinds, which do not say where
+    except Exception as error:  # of many types, and most do not name the annotation
         json_file = MetadataCatalog.get(name).get("json_file")
         if json_file:
-            read_checked_coco(json_file)
-        raise ValueError(
-            f"dataset {name!r} cannot be read: {type(error).__name__}: {error}"
-        ) from error
+            raise_fatal(validate_coco(read_coco(json_file)).issues, json_file)
+        raise ValueError(f"dataset {name!r} cannot be read: {error!r}") from error
     if not dicts:
         raise ValueError(f"dataset {name!r} has no images")
-
-    metadata, num_classes = MetadataCatalog.get(name), cfg.MODEL.YOLACT.NUM_CLASSES
-    classes = metadata.get("thing_classes")
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    num_classes = cfg.MODEL.YOLACT.NUM_CLASSES
     if classes is None:
         raise ValueError(f"dataset {name!r} has no category names: set its metadata thing_classes")
     if len(classes) != num_classes:
@@ -85,48 +103,11 @@ def check_dataset(cfg, name: str) -> None:
             f"dataset {name!r} has {len(classes)} categories, but MODEL.YOLACT.NUM_CLASSES is "
             f"{num_classes}: set it to {len(classes)}"
         )
-
-    image_root = None if cfg.DATASETS.ALLOW_PATHS_OUTSIDE else metadata.get("image_root")
-    find_fault = partial(record_fault, num_classes=num_classes, image_root=image_root)
-    with ThreadPoolExecutor() as pool:
-        for fault in pool.map(find_fault, dicts):
-            if fault:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise ValueError(f"dataset {name!r}: {fault}")
-
-
-def record_fault(
-    record: dict[str, Any], num_classes: int, image_root: str | None = None
-) -> str | None:
-    """What is wrong with a dataset dict or its image, if anything.
-
-    Args:
-        num_classes: of the model.
-        image_root: a folder that the file must be in. Links lead where they lead.
-    """
-    path = record.get("file_name")
-    if not isinstance(path, str):
-        return f"an image has the file_name {path!r}"
-    if image_root is not None and leaves_folder(os.path.relpath(path, image_root)):
-        return (
-            f"{path} is not inside the folder of images, {image_root}; if it may be elsewhere, "
-            "set DATASETS.ALLOW_PATHS_OUTSIDE True"
-        )
     try:
-        size = displayed_size(path)
+        usable, issues = validate_dicts(dicts, num_classes)
     except UnreadableImage as error:
-        return str(error)
-    recorded = record.get("width", size[0]), record.get("height", size[1])
-    if recorded != size or not all(map(is_whole, recorded)):
-        return (
-            f"{path} is {size[0]} x {size[1]} (width x height), but is recorded as "
-            f"{recorded[0]} x {recorded[1]}"
-        )
-    for number, annotation in enumerate(record.get("annotations", [])):
-        fault = why_refused(annotation, size) or why_dict_refused(annotation)
-        category = annotation.get("category_id")
-        if not fault and not 0 <= category < num_classes:
-            fault = f"has the category_id {category}, not one in 0..{num_classes - 1}"
-        if fault:
-            return f"{path}: object {number} (from 0) {fault}"
-    return None
+        raise ValueError(f"dataset {name!r}: {error}") from error
+    raise_fatal(issues, f"dataset {name!r}")
+    if training:
+        warn_dropped(issues)
+    return usable

@@ -1,22 +1,37 @@
-"""One's own COCO JSON files as data sets, without writing Python."""
+"""Training and evaluation on COCO JSON files, without registering datasets in Python."""
 
 from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
 
-from .coco_json import read_checked_coco
-
-TRAIN_NAME, VAL_NAME = "own_train", "own_val"
+from .checks import CUSTOM_TRAIN, CUSTOM_VAL
+from .coco_json import COCO, class_numbers, read_coco, to_dataset_dicts, validate_coco
+from .issues import raise_fatal
 
 
 class COCODataset(NamedTuple):
-    """A data set of one's own."""
-
     json_file: str
     image_root: str
     """The folder that the file names in the JSON are relative to."""
+
+
+class COCOSource:
+    """What DatasetCatalog calls for the dicts of a :class:`COCODataset` that has been parsed.
+
+    A training JSON is freed by the first call; later calls read the file again.
+    """
+
+    def __init__(self, data: COCODataset, coco: COCO, training: bool):
+        self.data = data
+        self.coco: COCO | None = coco
+        self._training = training
+
+    def __call__(self) -> list[dict[str, Any]]:
+        coco = self.coco or read_coco(self.data.json_file)
+        if self._training:
+            self.coco = None
+        return to_dataset_dicts(coco, self.data.image_root, class_numbers(coco["categories"]))
 
 
 def use_coco_datasets(
@@ -26,29 +41,31 @@ def use_coco_datasets(
     *,
     trained_with: CfgNode | None = None,
 ) -> None:
-    """Register one's own data, and set up a config for it, in place.
+    """Register COCO JSON files as custom_train and custom_val, and set up a config for them.
 
     Sets DATASETS.TRAIN and DATASETS.TEST, and MODEL.YOLACT.NUM_CLASSES, CLASS_NAMES and
-    CATEGORY_IDS from the file. Every process must call it.
+    CATEGORY_IDS, in place. Every process must call it. Each file is parsed once.
 
     Args:
-        train: to train on. None leaves DATASETS.TRAIN as it is.
+        train: to train on. None: DATASETS.TRAIN stays as it is.
         val: to evaluate on. None: DATASETS.TEST becomes empty.
-        trained_with: the config of the model that the run goes on with; the classes that it names
-            must be the file's.
+        trained_with: the config of a trained model, whose classes must be those of the files.
 
     Raises:
+        OSError: if a file cannot be opened.
         ValueError: naming the file and what is wrong with it.
     """
-    files = {own.json_file: read_checked_coco(own.json_file) for own in (train, val) if own}
-    categories = {path: _categories(path, coco) for path, coco in files.items()}
-    if train and val:
-        _check_equal(
-            train.json_file, categories[train.json_file], val.json_file, categories[val.json_file]
-        )
-    path, found = next(iter(categories.items()))
-    ids = sorted(found)  # as Detectron2 numbers them
-    names = [found[i] for i in ids]
+    paths = dict.fromkeys(data.json_file for data in (train, val) if data)  # may be one file
+    files = {path: _read_valid(path) for path in paths}
+    path, classes = next((path, _classes(coco)) for path, coco in files.items())
+    for other, coco in files.items():
+        ours, theirs = set(classes.items()), set(_classes(coco).items())
+        if ours != theirs:
+            raise ValueError(
+                f"the categories differ; only in {path}: {sorted(ours - theirs)}; only in {other}: "
+                f"{sorted(theirs - ours)}"
+            )
+    ids, names = list(classes), list(classes.values())
     if trained_with is not None:
         model = trained_with.MODEL.YOLACT
         other_names = model.CLASS_NAMES and list(model.CLASS_NAMES) != names
@@ -63,39 +80,33 @@ def use_coco_datasets(
 
     cfg.DATASETS.TEST = ()
     if train:
-        if not any(a.get("iscrowd", 0) == 0 for a in files[train.json_file]["annotations"]):
-            raise ValueError(f"{train.json_file} has no objects to train on")
-        _register(TRAIN_NAME, train)
-        cfg.DATASETS.TRAIN = (TRAIN_NAME,)
+        _register(CUSTOM_TRAIN, train, files[train.json_file], training=True)
+        cfg.DATASETS.TRAIN = (CUSTOM_TRAIN,)
     if val:
-        _register(VAL_NAME, val)
-        cfg.DATASETS.TEST = (VAL_NAME,)
+        _register(CUSTOM_VAL, val, files[val.json_file], training=False)
+        cfg.DATASETS.TEST = (CUSTOM_VAL,)
 
 
-def _register(name: str, own: COCODataset) -> None:
-    if name in DatasetCatalog:  # of an earlier run in this process
+def _read_valid(path: str) -> COCO:
+    coco = read_coco(path)
+    raise_fatal(validate_coco(coco).issues, path)
+    return coco
+
+
+def _register(name: str, data: COCODataset, coco: COCO, training: bool) -> None:
+    if name in DatasetCatalog:  # from an earlier run in this process
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    register_coco_instances(name, {}, own.json_file, own.image_root)
+    DatasetCatalog.register(name, COCOSource(data, coco, training))
+    MetadataCatalog.get(name).set(
+        json_file=data.json_file,
+        image_root=data.image_root,
+        evaluator_type="coco",
+        thing_classes=list(_classes(coco).values()),
+        thing_dataset_id_to_contiguous_id=class_numbers(coco["categories"]),
+    )
 
 
-def _categories(path: str, coco: dict[str, Any]) -> dict[int, str]:
-    """Names by id."""
-    categories = {category["id"]: category["name"] for category in coco["categories"]}
-    for key, name in categories.items():
-        if type(key) is not int or not isinstance(name, str):
-            raise ValueError(f"{path}: the category {key!r}, {name!r} is not a number and a name")
-    return categories
-
-
-def _check_equal(first: str, ours: dict[int, str], second: str, theirs: dict[int, str]) -> None:
-    differences = [
-        f"only in {path}: " + ", ".join(f"{key} ({name})" for key, name in sorted(only))
-        for path, only in (
-            (first, ours.items() - theirs.items()),
-            (second, theirs.items() - ours.items()),
-        )
-        if only
-    ]
-    if differences:
-        raise ValueError(f"the categories differ; {'; '.join(differences)}")
+def _classes(coco: COCO) -> dict[int, str]:
+    """Names by id, in the order of the ids."""
+    return dict(sorted((category["id"], category["name"]) for category in coco["categories"]))

@@ -1,80 +1,158 @@
-"""Reads files in COCO's format."""
+"""COCO JSON files: reading, validation, and conversion to Detectron2's dataset dicts."""
 
 import json
-from typing import Any
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
+from pycocotools import mask as mask_util
 
-from .annotations import is_whole, why_refused
+from .annotations import annotation_issues, valid_polygons
+from .issues import FATAL, NOTE, Issue, is_usable
 
-LISTS = ("images", "annotations", "categories")
+Record = dict[str, Any]
+COCO = dict[str, list[Any]]
+
+_FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
+    "images": {"id": (int, str), "file_name": (str,), "width": (int,), "height": (int,)},
+    "annotations": {"id": (int,), "image_id": (int, str), "category_id": (int,)},
+    "categories": {"id": (int,), "name": (str,)},
+}
 
 
-def read_coco(path: str) -> dict[str, list[Any]]:
-    """Read a COCO JSON. Of its three lists only that they are there is checked.
+def read_coco(path: str) -> COCO:
+    """Read a COCO JSON, and check that its lists are there.
 
     Raises:
+        OSError: if the file cannot be opened.
         ValueError: naming the file and what is wrong with it.
     """
     try:
         with open(PathManager.get_local_path(path), encoding="utf-8") as file:
             coco = json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
-    for key in LISTS:
+    for key in _FIELDS:
         if not isinstance(coco, dict) or not isinstance(coco.get(key), list):
             raise ValueError(f"{path} is not in COCO's format: it has no list {key!r}")
     return coco
 
 
-def read_checked_coco(path: str) -> dict[str, Any]:
-    """A COCO file, with what Detectron2 and pycocotools rely on checked.
+class ValidatedCOCO(NamedTuple):
+    """The issues of a COCO JSON, and its records that have no fatal issue."""
 
-    Raises:
-        ValueError: naming the file and what is wrong with it.
+    issues: list[Issue]
+    images: list[Record]
+    annotations: list[Record]
+    """Without those that are dropped."""
+    categories: list[Record]
+
+
+def validate_coco(coco: COCO) -> ValidatedCOCO:
+    """Find all issues of a COCO JSON, but for those of the image files."""
+    issues: list[Issue] = []
+    images, annotations, categories = (_valid_records(coco, key, issues) for key in _FIELDS)
+    # A faulty record is reported once, not again for all that refer to it.
+    image_ids, category_ids = _all_ids(coco["images"]), _all_ids(coco["categories"])
+    usable = []
+    for annotation in annotations.values():
+        image_id, category_id = annotation["image_id"], annotation["category_id"]
+        image, found = images.get(image_id), []
+        if image_id not in image_ids:
+            found.append(Issue("unknown_image", FATAL, f"there is no image with id {image_id!r}"))
+        if category_id not in category_ids:
+            detail = f"there is no category with id {category_id}"
+            found.append(Issue("unknown_category", FATAL, detail))
+        if image is not None:
+            found += annotation_issues(annotation, (image["width"], image["height"]))
+            if is_usable(found) and category_id in categories:
+                usable.append(annotation)
+        file = image["file_name"] if image else None
+        issues += [Issue(*x[:3], file, image_id, annotation["id"]) for x in found]
+    return ValidatedCOCO(issues, list(images.values()), usable, list(categories.values()))
+
+
+def class_numbers(categories: Sequence[Record]) -> dict[int, int]:
+    """The model's class, 0..C-1, of each category id: classes are in the order of the ids."""
+    return {i: number for number, i in enumerate(sorted(c["id"] for c in categories))}
+
+
+def to_dataset_dicts(coco: COCO, image_root: str, classes: Mapping[int, int]) -> list[Record]:
+    """Convert a COCO JSON as :func:`detectron2.data.datasets.load_coco_json` does.
+
+    Args:
+        coco: without fatal issues; its categories are not used.
+        image_root: the folder that the file names are relative to.
+        classes: the class of each category id.
     """
-    coco = read_coco(path)
-    if not coco["categories"]:
-        raise ValueError(f"{path} has no categories")
-    image_ids = _ids(path, "image", coco["images"], ("id", "file_name", "width", "height"))
-    category_ids = _ids(path, "category", coco["categories"], ("id", "name"))
-    _ids(path, "annotation", coco["annotations"], ("id", "image_id", "category_id"))
-    for image in coco["images"]:
-        if not isinstance(image["file_name"], str):
-            raise ValueError(
-                f"{path}: image {image['id']} has the file_name {image['file_name']!r}"
-            )
-    sizes = {image["id"]: (image["width"], image["height"]) for image in coco["images"]}
-    for image_id, size in sizes.items():
-        if not all(map(is_whole, size)):
-            raise ValueError(
-                f"{path}: image {image_id} is {size[0]!r} x {size[1]!r}, not in whole pixels"
-            )
+    annotations = defaultdict(list)
+    num_dropped = 0
     for annotation in coco["annotations"]:
-        if type(annotation["id"]) is not int:  # which pycocotools needs
-            raise ValueError(f"{path}: the annotation id {annotation['id']!r} is not a number")
-        for key, known in (("image_id", image_ids), ("category_id", category_ids)):
-            if not isinstance(annotation[key], (int, str)) or annotation[key] not in known:
-                raise ValueError(
-                    f"{path}: annotation {annotation['id']} has {key} {annotation[key]}, and there "
-                    "is none"
-                )
-        fault = why_refused(annotation, sizes[annotation["image_id"]])
-        if fault:
-            raise ValueError(f"{path}: annotation {annotation['id']} {fault}")
-    return coco
+        segmentation = annotation["segmentation"]
+        if isinstance(segmentation, list):
+            segmentation = valid_polygons(segmentation)
+        elif isinstance(segmentation["counts"], list):
+            segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
+        num_dropped += not segmentation
+        if segmentation:
+            converted = {key: annotation[key] for key in ("iscrowd", "bbox") if key in annotation}
+            converted["category_id"] = classes[annotation["category_id"]]
+            converted["segmentation"] = segmentation
+            converted["bbox_mode"] = BoxMode.XYWH_ABS
+            annotations[annotation["image_id"]].append(converted)
+    if num_dropped:
+        logging.getLogger(__name__).warning(
+            f"Annotations left out that have no polygon of 3 or more points: {num_dropped}"
+        )
+    return [
+        {
+            "file_name": os.path.join(image_root, image["file_name"]),
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image["id"],
+            "annotations": annotations[image["id"]],
+        }
+        for image in sorted(coco["images"], key=lambda image: image["id"])
+    ]
 
 
-def _ids(path: str, kind: str, entries: list[dict[str, Any]], keys) -> set:
-    """The ids of images, categories or annotations, all different, of entries with all `keys`."""
-    ids = set()
-    for place, entry in enumerate(entries):
-        missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
-        if missing:
-            raise ValueError(f"{path}: {kind} number {place} (from 0) has no {missing[0]!r}")
-        if not isinstance(entry["id"], (int, str)):
-            raise ValueError(f"{path}: the {kind} id {entry['id']!r} is not a number")
-        if entry["id"] in ids:
-            raise ValueError(f"{path}: two have the {kind} id {entry['id']}")
-        ids.add(entry["id"])
-    return ids
+def _valid_records(coco: COCO, key: str, issues: list[Issue]) -> dict[Any, Record]:
+    """The records with proper fields, by id; adds what is wrong with the others to `issues`."""
+    valid: dict[Any, Record] = {}
+    if not coco[key]:
+        severity = NOTE if key == "annotations" else FATAL
+        issues.append(Issue("empty_list", severity, f"{key!r} is empty"))
+    for number, record in enumerate(coco[key]):
+        kind, detail = "bad_record", _wrong_field(key, record)
+        if not detail and record["id"] in valid:
+            kind, detail = "duplicate_id", f"has the id {record['id']!r} of another record"
+        if not detail:
+            valid[record["id"]] = record
+            continue
+        file = image_id = annotation_id = None
+        if isinstance(record, dict) and key == "images":
+            file, image_id = record.get("file_name"), record.get("id")
+        elif isinstance(record, dict) and key == "annotations":
+            image_id, annotation_id = record.get("image_id"), record.get("id")
+        detail = f"{key}[{number}] {detail}"
+        issues.append(Issue(kind, FATAL, detail, file, image_id, annotation_id))
+    return valid
+
+
+def _wrong_field(key: str, record: Any) -> str | None:
+    if not isinstance(record, dict):
+        return f"is {record!r}, not a dict"
+    for field, types in _FIELDS[key].items():
+        value = record.get(field)
+        if type(value) not in types or (field in ("width", "height") and record[field] < 1):
+            return f"has the {field!r} {value!r}"
+    return None
+
+
+def _all_ids(records: Sequence[Any]) -> set[Any]:
+    ids = (record.get("id") for record in records if isinstance(record, dict))
+    return {i for i in ids if type(i) in (int, str)}

@@ -12,7 +12,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, BoxMode
 
-from .annotations import Size, clip_box, leaves_image, sound_polygons, why_unusable
+from .annotations import Size, clip_box, is_usable_annotation, leaves_image, valid_polygons
 from .augmentation import LimitSize, box_centers, build_augmentation, max_side, points_inside
 from .images import UnreadableImage, read_image
 
@@ -81,7 +81,7 @@ class YOLACTDatasetMapper:
         size = image.shape[1], image.shape[0]
         # Usually done before; polygons far outside the image would take any amount of memory.
         annotations = [
-            visible_annotation(a, size) for a in annotations if not why_unusable(a, size)
+            visible_annotation(a, size) for a in annotations if is_usable_annotation(a, size)
         ]
         is_crowd = np.array([a["iscrowd"] == 1 for a in annotations], dtype=bool)
 
@@ -179,7 +179,7 @@ def visible_annotation(annotation: dict[str, Any], size: Size) -> dict[str, Any]
     kept["bbox"], kept["bbox_mode"] = clip_box(box, size), BoxMode.XYXY_ABS
     polygons: list[Any]
     if isinstance(kept["segmentation"], list):
-        polygons = sound_polygons(kept["segmentation"])
+        polygons = valid_polygons(kept["segmentation"])
         polygons = [np.asarray(p, dtype=np.float64) for p in polygons]
         if any(leaves_image(polygon.reshape(-1, 2), size) for polygon in polygons):
             polygons = mask_util.merge(mask_util.frPyObjects(polygons, size[1], size[0]))

@@ -1,5 +1,5 @@
-"""The loaders of training and evaluation: Detectron2's, repeatable, and without an end when a
-picture cannot be read."""
+"""The loaders of training and evaluation: Detectron2's, but repeatable, and not ended by an image
+that cannot be read."""
 
 import contextlib
 import itertools
@@ -11,26 +11,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import (
-    build_detection_test_loader,
+from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.data.build import (
     build_detection_train_loader,
-    get_detection_dataset_dicts,
+    check_metadata_consistency,
+    filter_images_with_only_crowd_annotations,
+    print_instances_class_histogram,
 )
-from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .annotations import drop_unusable, xyxy
+from .annotations import xyxy
+from .checks import usable_training_dicts
+from .dataset_dicts import recorded_size
 from .dataset_mapper import ImageMapper, YOLACTDatasetMapper
 from .images import UnreadableImage
-from .inspection.statistics import count_lost
+from .statistics import too_small
 
 logger = logging.getLogger(__name__)
 
-# So many pictures are tried in place of one that cannot be read. If none of them can, it is not
-# the pictures that are damaged.
+# How many images are tried in place of one that cannot be read, before training ends.
 _MAX_TRIALS = 10
-# So many are named in a warning.
+# How many images a warning names.
 _MAX_NAMED = 10
 
 Batch = list[dict[str, Any]]
@@ -38,18 +40,23 @@ Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def build_train_loader(cfg, mapper: Mapper | None = None) -> "TrainLoader":
-    """The loader of ``cfg.DATASETS.TRAIN``, with :class:`YOLACTDatasetMapper` if no other mapper is
-    given.
+    """The loader of ``cfg.DATASETS.TRAIN``.
 
-    What comes at some place of its endless stream, augmentation included, depends on ``cfg.SEED``
-    and the place alone: not on the number of workers, nor on whether the run was stopped between.
-    (With a negative seed the augmentation is another one in each run.)
+    The example at each position of its endless stream, augmentation included, depends on
+    ``cfg.SEED`` and the position only: not on the number of workers, nor on whether the run was
+    resumed. (With a negative seed each run augments differently.)
+
+    Args:
+        mapper: default: :class:`YOLACTDatasetMapper`.
+
+    Raises:
+        ValueError: if the data cannot be trained on.
     """
     loader = build_detection_train_loader(
         cfg,
         dataset=training_dicts(cfg),
         mapper=mapper or YOLACTDatasetMapper(cfg),
-        # All images get the same size; and groups would be lost when a run is resumed.
+        # All images get the same size, and the groups would be lost when a run is resumed.
         aspect_ratio_grouping=False,
     )
     return TrainLoader(loader, cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
@@ -61,81 +68,70 @@ def training_dicts(cfg) -> list[dict[str, Any]]:
     Raises:
         ValueError: if there are none.
     """
-    dicts = drop_unusable(get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False))
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and "annotations" in dicts[0]:
+    names = cfg.DATASETS.TRAIN
+    dicts = list(itertools.chain(*(usable_training_dicts(cfg, name) for name in names)))
+    has_annotations = "annotations" in dicts[0]
+    if has_annotations:
+        check_metadata_consistency("thing_classes", names)
+        print_instances_class_histogram(dicts, MetadataCatalog.get(names[0]).thing_classes)
+    if has_annotations and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         dicts = filter_images_with_only_crowd_annotations(dicts)
     if not dicts:
-        raise ValueError(f"DATASETS.TRAIN, {cfg.DATASETS.TRAIN}, has no objects to train on")
-    size, least = cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_BOX_SIZE
-    if all(becomes_too_small(x, size, least) for x in dicts):
+        raise ValueError(f"DATASETS.TRAIN, {names}, has no objects to train on")
+    if _all_too_small(dicts, cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_BOX_SIZE):
         raise ValueError(
-            f"DATASETS.TRAIN, {cfg.DATASETS.TRAIN}: every object is at most {least:g} pixels "
-            f"(INPUT.MIN_BOX_SIZE) wide or high when its image is {size} x {size}. Are the "
+            f"DATASETS.TRAIN, {names}: at INPUT.IMAGE_SIZE {cfg.INPUT.IMAGE_SIZE} every object is "
+            f"at most INPUT.MIN_BOX_SIZE, {cfg.INPUT.MIN_BOX_SIZE:g} pixels, wide or high. Are the "
             "coordinates in pixels?"
         )
     return dicts
 
 
-def becomes_too_small(record: dict[str, Any], size: int, min_box_size: float) -> bool:
-    """Whether a dataset dict has objects, and all are too small to be trained on once the image is
-    `size` x `size`."""
-    boxes = [xyxy(a) for a in record.get("annotations", []) if not a.get("iscrowd", 0)]
-    if not boxes or "width" not in record or "height" not in record:
-        return False
-    corners = np.array(boxes, dtype=np.float64)
-    image_size = np.array([[record["width"], record["height"]]])
-    num_lost = count_lost(corners[:, 2:] - corners[:, :2], image_size, size, min_box_size)
-    return num_lost == len(boxes)
+def _all_too_small(dicts: list[dict[str, Any]], input_size: int, min_box_size: float) -> bool:
+    """Whether there are objects, and all of them are too small to be trained on."""
+    objects = [
+        (*xyxy(annotation), *(recorded_size(x) or (1, 1)))
+        for x in dicts
+        for annotation in x.get("annotations", [])
+        if not annotation.get("iscrowd", 0)
+    ]
+    values = np.array(objects, dtype=np.float64).reshape(-1, 6)
+    small = too_small(values[:, 2:4] - values[:, :2], values[:, 4:], input_size, min_box_size)
+    return bool(objects) and bool(small.all())
 
 
 class TrainLoader:
-    """Batches without end, from any iteration on.
-
-    ImageFiles that cannot be read are left out, others are taken in their place.
-    """
+    """Endless batches, from any iteration on; images that cannot be read are replaced by others."""
 
     def __init__(self, loader: DataLoader, seed: int):
-        """
-        Args:
-            loader: of Detectron2, with a sampler.
-            seed: what the augmentation draws depends on it, and on the place in the stream.
-        """
-        stream = loader.dataset  # Detectron2's, which asks the sampler for what to load
-        stream.sampler = self._sampler = NumberedSampler(stream.sampler, loader.batch_size)
+        stream: Any = loader.dataset  # Detectron2's, which asks the sampler for what to load
+        self._sampler = NumberedSampler(stream.sampler, loader.batch_size)  # type: ignore[arg-type]
+        stream.sampler = self._sampler
         stream.dataset = RepeatableDataset(stream.dataset, seed)
         self._loader = loader
-        self._unreadable = set()
+        self._unreadable: set[str] = set()
 
     def start_at(self, iteration: int) -> None:
-        """Let the next iterator begin with the batch of some iteration."""
+        """Let the next iterator begin with the batch of an iteration."""
         self._sampler.first_batch = iteration
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._loader:
-            for x in batch:
-                self._report(x.pop("unreadable"))
+            for reason in itertools.chain(*(x.pop("unreadable") for x in batch)):
+                if reason not in self._unreadable:
+                    self._unreadable.add(reason)
+                    logger.warning(
+                        f"Image left out of training and replaced by another: {reason} "
+                        f"({len(self._unreadable)} so far)"
+                    )
             yield batch
-
-    def _report(self, reasons: list[str]) -> None:
-        for reason in reasons:
-            if reason not in self._unreadable:
-                self._unreadable.add(reason)
-                logger.warning(
-                    f"Left out of training, another picture taken in its place: {reason} "
-                    f"({len(self._unreadable)} so far)"
-                )
 
 
 class NumberedSampler(Sampler):
-    """What a training sampler gives, as pairs of the place in the stream of all processes and the
-    index, from some batch on."""
+    """The endless indices of a training sampler of Detectron2, which gives each process its part,
+    with their positions in the stream of all processes. The batch size is that of a process."""
 
     def __init__(self, sampler: Sampler, batch_size: int):
-        """
-        Args:
-            sampler: gives every process its part of an endless stream.
-            batch_size: of one process.
-        """
         self._sampler = sampler
         self._batch_size = batch_size
         self._rank, self._world_size = comm.get_rank(), comm.get_world_size()
@@ -147,32 +143,20 @@ class NumberedSampler(Sampler):
 
 
 class RepeatableDataset(Dataset):
-    """Examples by place in the stream and index: the place decides what is random in them."""
+    """Examples by (position in the stream, index); seed and position determine the augmentation."""
 
-    def __init__(self, dataset: Dataset, seed: int):
-        """
-        Args:
-            dataset: gives examples by index, or raises :class:`UnreadableImage`.
-            seed: 0 or more.
-        """
+    def __init__(self, dataset: Any, seed: int):
         self._dataset = dataset
         self._seed = seed
 
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, place_and_index: tuple[int, int]) -> dict[str, Any]:
-        """
-        Returns:
-            the example with the key "unreadable": why those that were tried before it were not
-            taken.
-
-        Raises:
-            UnreadableImage: if no picture can be read.
-        """
-        place, index = place_and_index
+    def __getitem__(self, position_and_index: tuple[int, int]) -> dict[str, Any]:
+        """The example, or another if its image cannot be read; "unreadable" lists such errors."""
+        position, index = position_and_index
         unreadable: list[str] = []
-        with all_random_from(self._seed, place):
+        with seeded(self._seed, position):
             for _ in range(_MAX_TRIALS):
                 try:
                     return {**self._dataset[index], "unreadable": unreadable}
@@ -180,17 +164,17 @@ class RepeatableDataset(Dataset):
                     unreadable.append(str(error))
                     index = random.randrange(len(self))
         raise UnreadableImage(
-            f"{_MAX_TRIALS} pictures in a row cannot be read: {'; '.join(unreadable)}"
+            f"{_MAX_TRIALS} images in a row cannot be read: {'; '.join(unreadable)}"
         )
 
 
 def build_test_loader(cfg, dataset_name: str) -> "TestLoader":
-    """The loader of a dataset to evaluate on."""
-    mapper = partial(_mapped_or_reason, ImageMapper(cfg))
+    """The loader of a dataset to evaluate on, with :class:`ImageMapper`."""
+    mapper = partial(_map_or_report, ImageMapper(cfg))
     return TestLoader(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
 
 
-def _mapped_or_reason(mapper: Mapper, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+def _map_or_report(mapper: Mapper, dataset_dict: dict[str, Any]) -> dict[str, Any]:
     try:
         return mapper(dataset_dict)
     except UnreadableImage as error:
@@ -198,53 +182,42 @@ def _mapped_or_reason(mapper: Mapper, dataset_dict: dict[str, Any]) -> dict[str,
 
 
 class TestLoader:
-    """Batches of a dataset without the pictures that cannot be read."""
+    """Batches of a dataset without the images that cannot be read, for which the given loader has
+    {"unreadable": reason}. Raises UnreadableImage at the end if no process could read any."""
+
+    __test__ = False  # it is not a test of pytest
 
     def __init__(self, loader: DataLoader):
-        """
-        Args:
-            loader: gives batches in which such a picture is {"unreadable": reason}.
-        """
         self._loader = loader
 
     def __len__(self) -> int:
-        """How many batches there are, if all pictures can be read."""
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        """
-        Raises:
-            UnreadableImage: at the end, if no process could read any.
-        """
-        reasons: list[str] = []
-        num_readable = 0
+        reasons, num_readable = [], 0
         for batch in self._loader:
             reasons += [x["unreadable"] for x in batch if "unreadable" in x]
             readable = [x for x in batch if "unreadable" not in x]
+            num_readable += len(readable)
             if readable:
-                num_readable += len(readable)
                 yield readable
         parts = comm.all_gather((num_readable, reasons))
-        num_readable = sum(num for num, _ in parts)
-        reasons = [reason for _, part in parts for reason in part]
+        reasons = list(itertools.chain(*(part for _, part in parts)))
         if not reasons:
             return
-        more = f"; and {len(reasons) - _MAX_NAMED} more" if len(reasons) > _MAX_NAMED else ""
-        named = "; ".join(reasons[:_MAX_NAMED]) + more
-        if num_readable == 0:
-            raise UnreadableImage(f"none of {len(reasons)} pictures can be read: {named}")
+        named = "; ".join(reasons[:_MAX_NAMED]) + ("; ..." if len(reasons) > _MAX_NAMED else "")
+        if not any(num for num, _ in parts):
+            raise UnreadableImage(f"none of {len(reasons)} images can be read: {named}")
         logger.warning(
-            f"ImageFiles that could not be read: {len(reasons)}. Nothing is found in them, and what "
-            f"there is to be found counts as missed. {named}"
+            f"{len(reasons)} images could not be read; their objects count as missed: {named}"
         )
 
 
 @contextlib.contextmanager
-def all_random_from(*seed: int) -> Iterator[None]:
-    """Let all that numpy, PyTorch (on the CPU) and Python draw depend on `seed` alone; afterwards
-    they go on where they were."""
+def seeded(*seed: int) -> Iterator[None]:
+    """Seed Python, numpy and PyTorch (on the CPU) inside the context, and restore them after it."""
     words = [int(word) for word in np.random.SeedSequence(seed).generate_state(3)]
-    before = np.random.get_state(), random.getstate()
+    numpy_state, python_state = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[]):
         np.random.seed(words[0])
         random.seed(words[1])
@@ -252,5 +225,5 @@ def all_random_from(*seed: int) -> Iterator[None]:
         try:
             yield
         finally:
-            np.random.set_state(before[0])
-            random.setstate(before[1])
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)

@@ -1,5 +1,5 @@
 from .build import build_evaluator
-from .coco import UsableCOCOEvaluator
+from .coco import FilteredCOCOEvaluator
 from .mask_scores import MaskScoreCOCOEvaluator
 
-__all__ = ["MaskScoreCOCOEvaluator", "UsableCOCOEvaluator", "build_evaluator"]
+__all__ = ["FilteredCOCOEvaluator", "MaskScoreCOCOEvaluator", "build_evaluator"]

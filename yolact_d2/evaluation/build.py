@@ -2,7 +2,7 @@ import os
 
 from detectron2.evaluation import DatasetEvaluator
 
-from .coco import UsableCOCOEvaluator
+from .coco import FilteredCOCOEvaluator
 from .mask_scores import MaskScoreCOCOEvaluator
 
 
@@ -16,4 +16,4 @@ def build_evaluator(cfg, dataset_name: str, output_folder: str | None = None) ->
         output_folder = os.path.join(cfg.OUTPUT_DIR, "inference")
     if cfg.MODEL.YOLACT.MASK_IOU.ENABLED:
         return MaskScoreCOCOEvaluator(dataset_name, output_dir=output_folder)
-    return UsableCOCOEvaluator(dataset_name, output_dir=output_folder)
+    return FilteredCOCOEvaluator(dataset_name, output_dir=output_folder)

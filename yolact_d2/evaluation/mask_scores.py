@@ -3,25 +3,25 @@ import os
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.structures import Instances
 
-from .coco import UsableCOCOEvaluator
+from .coco import FilteredCOCOEvaluator
 
 
 class MaskScoreCOCOEvaluator(DatasetEvaluators):
     """COCO's evaluation of YOLACT++, in which boxes are ranked by `scores` and masks by
     `mask_scores` (arXiv 1912.06218, section 5.1).
 
-    It is two :class:`UsableCOCOEvaluator`, one for each score, and gives the results of both:
-    "bbox" and "segm". (One alone ranks both by `scores`.)
+    One :class:`FilteredCOCOEvaluator` ranks boxes and masks by the same `scores`; this one combines
+    two of them.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None, **kwargs):
         """
         Args:
             dataset_name, kwargs: see :class:`COCOEvaluator`.
-            output_dir: each of the two writes its results to a folder there, "bbox" and "segm".
+            output_dir: the results are written to its folders "bbox" and "segm".
         """
         self.boxes, self.masks = (
-            UsableCOCOEvaluator(
+            FilteredCOCOEvaluator(
                 dataset_name,
                 tasks=(task,),
                 output_dir=os.path.join(output_dir, task) if output_dir else None,
@@ -37,7 +37,7 @@ class MaskScoreCOCOEvaluator(DatasetEvaluators):
             inputs, outputs: of the model; see :meth:`COCOEvaluator.process`.
 
         Raises:
-            ValueError: if its instances have no `mask_scores`.
+            ValueError: if the instances have no `mask_scores`.
         """
         instances = [output["instances"] for output in outputs]
         if not all(x.has("mask_scores") and x.has("pred_masks") for x in instances):
@@ -50,7 +50,7 @@ class MaskScoreCOCOEvaluator(DatasetEvaluators):
 
 
 def _without_masks(instances: Instances) -> Instances:
-    # Encoding them takes the time of an evaluation.
+    # Encoding masks takes most of the time of an evaluation.
     kept = Instances(instances.image_size, **instances.get_fields())
     kept.remove("pred_masks")
     return kept

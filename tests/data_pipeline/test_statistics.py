@@ -1,0 +1,79 @@
+"""Counts by hand, and objects that an input size loses."""
+
+import numpy as np
+from detectron2.structures import BoxMode
+from PIL import Image
+
+from yolact_d2.data import YOLACTDatasetMapper
+from yolact_d2.data.statistics import format_statistics, too_small
+
+IMAGES = [
+    {"id": 1, "file_name": "1.png", "width": 200, "height": 100},
+    {"id": 2, "file_name": "2.png", "width": 50, "height": 80},
+    {"id": 3, "file_name": "3.png", "width": 50, "height": 80},
+]
+CATEGORIES = [{"id": 9, "name": "nine"}, {"id": 4, "name": "four"}, {"id": 5, "name": "none"}]
+ANNOTATIONS = [
+    {"image_id": 1, "category_id": 9, "bbox": [0, 0, 8, 50]},
+    {"image_id": 1, "category_id": 9, "bbox": [0, 0, 50, 4]},
+    {"image_id": 2, "category_id": 9, "bbox": [-90, 10, 92, 40]},  # 2 pixels of it are visible
+    {"image_id": 2, "category_id": 4, "bbox": [0, 0, 40, 40], "iscrowd": 0},
+    {"image_id": 2, "category_id": 4, "bbox": [0, 0, 1, 1], "iscrowd": 1},
+]
+# At 100 the boxes of "nine" are 4 x 50, 25 x 4 and 4 x 50, at 200 twice as large.
+REPORT = """
+3 images, 1 of them without annotations, which training leaves out
+4 objects and 1 crowd regions of 3 classes
+ least median most
+width of images, px 50 50 200
+height of images, px 80 80 100
+objects of an image 0 2 2
+width of objects, px 2 24 50
+height of objects, px 4 40 50
+boxes smaller than 32 x 32 px: 3, larger than 96 x 96 px: 0
+lost at S: not more than INPUT.MIN_BOX_SIZE wide or high in the S x S input
+class id images objects crowds lost 100 lost 200
+four 4 1 1 1 0 0
+none 5 0 0 0 0 0
+nine 9 2 3 0 3 0
+all 2 4 1 3 0
+"""
+
+
+def test_report_by_hand():
+    report = format_statistics(IMAGES, ANNOTATIONS, CATEGORIES, [100, 200], 4.0)
+    rows = [line.split() for line in report.splitlines() if line]
+    assert rows == [line.split() for line in REPORT.splitlines() if line]
+
+
+def test_report_of_nothing():
+    report = format_statistics([], [], [], [550], 4.0)
+    assert "0 images" in report and "0 objects" in report
+
+
+def test_too_small_by_hand():
+    # In an image of 200 x 100 at S = 100, widths halve and heights stay.
+    sizes = np.array([[8.0, 50.0], [8.1, 4.1], [50.0, 4.0], [50.0, 50.0]])
+    images = np.tile([200.0, 100.0], (4, 1))
+    assert too_small(sizes, images, 100, 4.0).tolist() == [True, False, True, False]
+    assert too_small(sizes, images, 101, 4.0).sum() == 0
+    assert too_small(sizes, images, 50, 4.0).sum() == 3
+    assert too_small(sizes, images, 100, 0.0).sum() == 0
+
+
+def test_too_small_is_what_the_mapper_drops(tmp_path, shapes_cfg):
+    Image.new("RGB", (200, 100)).save(tmp_path / "1.png")
+    shapes_cfg.INPUT.RANDOM_FLIP = "none"
+    shapes_cfg.INPUT.AUG.PHOTOMETRIC = shapes_cfg.INPUT.AUG.CROP = False
+    sound = {"bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "segmentation": [[0, 0, 5, 0, 5, 5]]}
+    for size in (60, 80, 100, 128):
+        rng = np.random.default_rng(size)
+        boxes = np.concatenate(
+            [rng.uniform(0, 90, (300, 2)), rng.uniform(0.5, 15, (300, 2))], axis=1
+        )
+        num_lost = too_small(boxes[:, 2:], np.array([[200, 100]]), size, 4.0).sum()
+        shapes_cfg.INPUT.IMAGE_SIZE = size
+        annotations = [{**sound, "bbox": box.tolist()} for box in boxes]
+        record = {"file_name": str(tmp_path / "1.png"), "annotations": annotations}
+        kept = len(YOLACTDatasetMapper(shapes_cfg)(record)["instances"])
+        assert num_lost == 300 - kept and 0 < kept < 300

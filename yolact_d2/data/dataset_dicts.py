@@ -1,0 +1,136 @@
+"""Validation of Detectron2's dataset dicts, and of their image files."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
+
+from .annotations import Annotation, Size, annotation_issues, is_whole, valid_polygons
+from .images import UnreadableImage, displayed_size, leaves_folder, read_image
+from .issues import DROPPED, FATAL, Issue, describe_dropped, is_usable
+
+DatasetDict = dict[str, Any]
+
+
+def drop_unusable(dicts: Iterable[DatasetDict]) -> list[DatasetDict]:
+    """Dataset dicts without the annotations that cannot be used; one warning counts these."""
+    usable, issues = validate_dicts(dicts)
+    warn_dropped(issues)
+    return usable
+
+
+def validate_dicts(
+    dicts: Iterable[DatasetDict], num_classes: int | None = None
+) -> tuple[list[DatasetDict], list[Issue]]:
+    """Validate dataset dicts of Detectron2, but for their image files.
+
+    Args:
+        num_classes: categories must be 0..num_classes - 1. None: they are not checked.
+
+    Returns:
+        the dicts, those with unusable annotations as copies without them; and all issues.
+
+    Raises:
+        UnreadableImage: if the size of an image is neither recorded nor readable.
+    """
+    usable, issues = [], []
+    for record in dicts:
+        where = record.get("file_name"), record.get("image_id")
+        wrong = _wrong_field(record)
+        if wrong:
+            issues.append(Issue("bad_record", FATAL, wrong, *where))
+            continue
+        annotations, kept = record.get("annotations", []), []
+        size = recorded_size(record) if annotations else None
+        for number, annotation in enumerate(annotations):
+            size = size or displayed_size(record["file_name"])
+            found = annotation_issues(annotation, size)
+            if all(issue.severity is not FATAL for issue in found):
+                found += _dict_issues(annotation, num_classes)
+            if is_usable(found):
+                kept.append(annotation)
+            for kind, severity, detail, *_ in found:
+                issues.append(Issue(kind, severity, f"annotations[{number}]: {detail}", *where))
+        all_kept = len(kept) == len(annotations)
+        usable.append(record if all_kept else {**record, "annotations": kept})
+    return usable, issues
+
+
+def image_issues(
+    records: Iterable[DatasetDict], image_root: str | None, decode: bool = False
+) -> Iterator[Issue | None]:
+    """Check image files in parallel; yields one result a file, in their order.
+
+    Args:
+        records: dataset dicts with "file_name" and, if recorded, "width" and "height".
+        image_root: the folder that the files must be in; links are followed. None: any.
+        decode: read the whole files, not only their headers.
+    """
+    with ThreadPoolExecutor() as pool:
+        check = partial(_image_issue, image_root=image_root, decode=decode)
+        yield from pool.map(check, records)
+
+
+def _image_issue(record: DatasetDict, image_root: str | None, decode: bool) -> Issue | None:
+    path, size = record["file_name"], recorded_size(record)
+    if image_root is not None and leaves_folder(os.path.relpath(path, image_root)):
+        detail = f"{path} is outside the image folder {image_root}; DATASETS.ALLOW_PATHS_OUTSIDE "
+        return Issue("path_outside", FATAL, f"{detail}True lets training use it")
+    try:
+        actual = displayed_size(path)
+    except UnreadableImage as error:
+        kind = "unreadable_image" if PathManager.isfile(path) else "missing_image"
+        return Issue(kind, FATAL, str(error))
+    if size is not None and size != actual:
+        detail = f"{path} is {actual[0]} x {actual[1]} (width x height), but is recorded as "
+        return Issue("wrong_size", FATAL, f"{detail}{size[0]} x {size[1]}")
+    if decode:
+        try:
+            read_image(path, format="RGB")
+        except UnreadableImage as error:
+            return Issue("unreadable_image", DROPPED, str(error))
+    return None
+
+
+def warn_dropped(issues: Iterable[Issue]) -> None:
+    """Count the annotations that training leaves out in one warning, if there are any."""
+    dropped = describe_dropped(issues)
+    if dropped:
+        logging.getLogger(__name__).warning(f"Annotations left out of training: {dropped}")
+
+
+def recorded_size(record: DatasetDict) -> Size | None:
+    """The size of the image, if the dataset dict has it."""
+    return (record["width"], record["height"]) if {"width", "height"} <= record.keys() else None
+
+
+def _wrong_field(record: DatasetDict) -> str | None:
+    if not isinstance(record.get("file_name"), str):
+        return f"'file_name' of an image is {record.get('file_name')!r}"
+    for key in ("width", "height"):
+        if key in record and not (is_whole(record[key]) and record[key] > 0):
+            return f"{key!r} of the image is {record[key]!r}, not a number of pixels"
+    return None
+
+
+def _dict_issues(annotation: Annotation, num_classes: int | None) -> Iterator[Issue]:
+    """Rules that the dicts of a COCO JSON never break, since Detectron2 converts them."""
+    mode, category = annotation.get("bbox_mode"), annotation["category_id"]
+    segmentation = annotation["segmentation"]
+    if mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
+        detail = f"'bbox_mode' is {mode!r}, not BoxMode.XYXY_ABS or BoxMode.XYWH_ABS"
+        yield Issue("bad_record", FATAL, detail)
+    if num_classes is not None and not 0 <= category < num_classes:
+        detail = f"'category_id' is {category}, not one in 0..{num_classes - 1}"
+        yield Issue("unknown_category", FATAL, detail)
+    if isinstance(segmentation, list):
+        if len(valid_polygons(segmentation)) < len(segmentation):
+            yield Issue("degenerate_polygon", FATAL, "a polygon has fewer than 3 points")
+    elif isinstance(segmentation["counts"], list):
+        detail = "the RLE is not compressed; pycocotools.mask.frPyObjects compresses it"
+        yield Issue("bad_rle", FATAL, detail)
