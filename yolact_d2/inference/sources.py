@@ -128,7 +128,11 @@ class Video:
         if not (is_readable and self.is_camera):
             self._capture.release()
         if not is_readable:
-            raise ValueError(f"OpenCV reads no frames from {self.name}")
+            is_missing = (
+                isinstance(source, str) and "://" not in source and not os.path.exists(source)
+            )
+            reason = "there is no such file" if is_missing else "OpenCV reads no frames from it"
+            raise ValueError(f"{self.name}: {reason}")
 
     def __len__(self) -> int:
         """Number of frames according to the file; 0 if it is unknown."""
