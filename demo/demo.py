@@ -22,8 +22,8 @@ from yolact_d2.inference import (
     WindowClosed,
     Writer,
     coco_results,
-    drawer,
     find_images,
+    get_draw_function,
     open_output,
     predict_and_draw,
 )
@@ -84,8 +84,8 @@ def run(
     batch_size: int,
     keep_results: bool,
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Draw all frames of a source with a progress bar; the number of frames and COCO results."""
-    draw = None if output is None else drawer(predictor, source)
+    """Process all frames with a progress bar; returns their number and the COCO results."""
+    draw = None if output is None else get_draw_function(predictor, source)
     frames = predict_and_draw(predictor, source, draw, batch_size)
     progress = tqdm(total=len(source) or None, unit=" frames")
     results = []

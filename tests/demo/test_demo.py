@@ -178,12 +178,9 @@ def test_interrupted_images_keep_the_complete_drawings(tmp_path, model, run, mon
 def test_interrupted_video_leaves_the_old_file(tmp_path, model):
     (tmp_path / "old.mp4").write_text("old")
     long = write_video(tmp_path / "long.avi", 3000)
+    args = arguments("--video-input", long, "--output", tmp_path / "old.mp4", *model)
     process = subprocess.Popen(
-        [
-            sys.executable,
-            PROGRAM,
-            *arguments("--video-input", long, "--output", tmp_path / "old.mp4", *model),
-        ],
+        [sys.executable, PROGRAM, *args],
         stderr=subprocess.PIPE,
         # A shell in the background ignores SIGINT, and so do its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -205,12 +202,9 @@ def test_interrupted_video_leaves_the_old_file(tmp_path, model):
 def folder(tmp_path_factory):
     """Files for the cases below."""
     folder = tmp_path_factory.mktemp("bad")
-    (folder / "empty").mkdir()
     cv2.imwrite(str(folder / "good.png"), np.zeros((9, 9, 3), np.uint8))
-    (folder / "wrong.yaml").write_text("MODEL: {YOLACT: {NUMBER_OF_CLASSES: 3}}")
     (folder / "text.yaml").write_text("a: [")
     (folder / "other.yaml").write_text("MODEL: {MASK_ON: True}")
-    write_video(folder / "no_frames.avi", 0)
     return folder
 
 
@@ -222,25 +216,18 @@ GOOD = "--input {0}/good.png --output {0}/out"
     [
         ("--output {0}/out", "--input --video-input --webcam is required"),
         (f"{GOOD} --video-input a", "not allowed with argument --input"),
-        ("--input {0}/gone.png --output {0}/out", "found no images at '{0}/gone.png'"),
         ("--input {0}/good.png", "there is no display"),
         ("--input {0}/good.png --output /proc/out", "cannot write '/proc/out/good.png'"),
-        ("--input {0}/good.png --output {0}", "'{0}/good.png' is one of the images"),
         ("--video-input {0}/a.mp4 --output {0}/out", "{0}/a.mp4: there is no such file"),
-        ("--video-input {0}/no_frames.avi --output {0}/out", "no_frames.avi: OpenCV reads no"),
-        ("--video-input {0}/good.png --output {0}/out.gif", "suffix of a video is one of .avi"),
-        ("--webcam 987 --output {0}/out", "camera 987: OpenCV reads no frames"),
         (f"{GOOD} --config-file yolact", "there is no model 'yolact'; the models are yolact_R_"),
         (f"{GOOD} --config-file {{0}}/nowhere.yaml", "there is no config file '{0}/nowhere.yaml'"),
         (f"{GOOD} --config-file {{0}}/text.yaml", "{0}/text.yaml, or --opts: "),
-        (f"{GOOD} --config-file {{0}}/wrong.yaml", "{0}/wrong.yaml, or --opts: "),
         (f"{GOOD} --config-file {{0}}/other.yaml", "is GeneralizedRCNN, not YOLACT"),
         (f"{GOOD} --opts MODEL.WEIGHTS", "odd length"),
         (f"{GOOD} --opts MODEL.WEIGHTS {{0}}/a.pth", "there is no file '{0}/a.pth'"),
         (f"{GOOD} --opts MODEL.WEIGHTS {{0}}/good.png", "{0}/good.png is truncated or not"),
         (f"{GOOD} --batch-size 0", "--batch-size is 0"),
         (f"{GOOD} --confidence-threshold 50", "threshold is 50.0, not in 0..1"),
-        (f"{GOOD} --top-k -1", "top-k is -1"),
         (f"{GOOD} --results-json {{0}}", "cannot write '{0}': it is a folder"),
     ],
 )

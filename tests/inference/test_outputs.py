@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from videos import HEIGHT, WIDTH, numbers, read_video
 
-from yolact_d2.inference import ImageFiles, WindowClosed, open_output
 from yolact_d2.inference.outputs import image_outputs, video_output, write_images, write_video
 from yolact_d2.inference.sources import Frame
 
@@ -90,24 +89,3 @@ def test_interrupted_or_empty_videos_leave_no_file(tmp_path):
     with write_video(str(tmp_path / "b.mp4"), 10):
         pass
     assert os.listdir(tmp_path) == []
-
-
-def test_window_closes_with_escape_or_q(monkeypatch):
-    keys, shown = iter([-1, 27, -1, ord("q")]), []
-    monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setattr(cv2, "imshow", lambda title, drawing: shown.append(drawing))
-    monkeypatch.setattr(cv2, "waitKey", lambda delay: next(keys))
-    monkeypatch.setattr(cv2, "destroyAllWindows", lambda: shown.append(None))
-    for _ in range(2):
-        with pytest.raises(WindowClosed), open_output(ImageFiles(["a.png"]), None) as write:
-            for _ in range(3):
-                write(frame(), drawing())
-    assert [image is None for image in shown] == [False, False, True] * 2
-
-
-def test_window_needs_a_display(monkeypatch):
-    monkeypatch.setattr("sys.platform", "linux")
-    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ValueError, match="no display"):
-        open_output(ImageFiles(["a.png"]), None)

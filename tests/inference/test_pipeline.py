@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, Instances
 from plain import eventually
 from videos import HEIGHT, WIDTH, write_video
 
-from yolact_d2.inference import ImageFiles, Video, coco_results, drawer, predict_and_draw
+from yolact_d2.inference import Video, coco_results, get_draw_function, predict_and_draw
 from yolact_d2.inference.pipeline import batched, prefetch
 from yolact_d2.inference.sources import Frame
 
@@ -137,7 +137,7 @@ def test_results_of_a_video_in_coco_format(tmp_path):
 
 
 def test_objects_keep_their_colour_in_a_video(tmp_path):
-    draw = drawer(SquarePredictor(), Video(write_video(tmp_path / "a.avi", 1)))
+    draw = get_draw_function(SquarePredictor(), Video(write_video(tmp_path / "a.avi", 1)))
     image = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
     drawings = [draw(image, square(x)) for x in range(9)]
     # Inside the square, away from its outline and its name.
@@ -148,11 +148,3 @@ def test_objects_keep_their_colour_in_a_video(tmp_path):
     assert abs(colours[0] - 128).max() > 10
     assert (image == 128).all() and drawings[0].shape == image.shape
     assert (draw(image, square(0)[:0]) == image).all()
-
-
-def test_images_are_drawn_by_the_predictor():
-    class Drawing(SquarePredictor):
-        def draw(self, image, instances):
-            return "drawing"
-
-    assert drawer(Drawing(), ImageFiles(["a.png"]))(None, None) == "drawing"

@@ -1,7 +1,7 @@
 """Predictions on images, videos and cameras."""
 
 from .outputs import WindowClosed, Writer, open_output
-from .pipeline import drawer, predict_and_draw
+from .pipeline import get_draw_function, predict_and_draw
 from .predictor import Predictor
 from .results import coco_results
 from .sources import ImageFiles, Video, find_images
@@ -13,7 +13,7 @@ __all__ = [
     "WindowClosed",
     "Writer",
     "coco_results",
-    "drawer",
+    "get_draw_function",
     "find_images",
     "open_output",
     "predict_and_draw",

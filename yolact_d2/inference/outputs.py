@@ -39,7 +39,7 @@ def open_output(source: ImageFiles | Video, output: str | None) -> AbstractConte
         displays = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
         if sys.platform.startswith("linux") and not displays:  # Qt would abort the program
             raise ValueError("there is no display to show a window on: name an output")
-        return show(delay=0 if isinstance(source, ImageFiles) else 1)
+        return show_in_window(delay=0 if isinstance(source, ImageFiles) else 1)
     if isinstance(source, ImageFiles):
         outputs = image_outputs(source.paths, output)
         for path in outputs.values():
@@ -141,7 +141,7 @@ def write_video(path: str, fps: float) -> Iterator[Writer]:
 
 
 @contextmanager
-def show(delay: int) -> Iterator[Writer]:
+def show_in_window(delay: int) -> Iterator[Writer]:
     """Show drawings in a window.
 
     Args:

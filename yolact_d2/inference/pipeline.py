@@ -44,7 +44,7 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def drawer(predictor: Predictor, source: ImageFiles | Video) -> Draw:
+def get_draw_function(predictor: Predictor, source: ImageFiles | Video) -> Draw:
     """A function that draws predictions on frames. In a video, objects keep their colours."""
     if isinstance(source, ImageFiles):
         return predictor.draw
@@ -65,7 +65,7 @@ def predict_and_draw(
     Reading, prediction and drawing run in threads; close the generator to end them.
 
     Args:
-        draw: see :func:`drawer`; None to return the frames themselves.
+        draw: see :func:`get_draw_function`; None to return the frames themselves.
         batch_size: number of frames that go through the model together.
     """
 
