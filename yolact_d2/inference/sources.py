@@ -124,13 +124,12 @@ class Video:
         self.fps = fps if 0 < fps <= MAX_FPS else DEFAULT_FPS
         count = 0 if self.is_camera else self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self._num_frames = max(int(count), 0)
-        self.is_live = self.is_camera or ("://" in self.name and self._num_frames == 0)
+        is_path = not self.is_camera and "://" not in self.name
+        self.is_live = self.is_camera or not (is_path or self._num_frames)
         if not (is_readable and self.is_camera):
             self._capture.release()
         if not is_readable:
-            is_missing = (
-                isinstance(source, str) and "://" not in source and not os.path.exists(source)
-            )
+            is_missing = is_path and not os.path.exists(self.name)
             reason = "there is no such file" if is_missing else "OpenCV reads no frames from it"
             raise ValueError(f"{self.name}: {reason}")
 
