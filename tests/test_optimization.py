@@ -133,12 +133,6 @@ def test_folded_norm_gives_the_same_output():
         torch.testing.assert_close(layer(x), expected)
 
 
-def test_weights_are_stored_channels_last():
-    model = optimize_for_inference(random_model("yolact_shapes"))
-    for conv in (model.head.conv, model.protonet.upsampled_conv):
-        assert conv.weight.is_contiguous(memory_format=torch.channels_last)
-
-
 def test_copy_can_be_copied_saved_converted_and_optimised_again(image, tmp_path):
     fast = optimize_for_inference(random_model("yolact_plus_shapes"), dtype=torch.bfloat16)
     expected = predict(fast, image).scores

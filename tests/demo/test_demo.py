@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -88,29 +87,13 @@ def test_drawn_video_has_every_frame_in_order(tmp_path, model, video, run):
     assert numbers(read_video(tmp_path / "numbers.mp4")) == list(range(11))
 
 
-def test_results_do_not_depend_on_the_batch_size(tmp_path, model, video, run):
-    results = []
-    for batch_size in (1, 4):
-        path = tmp_path / f"{batch_size}.json"
-        # Results alone need neither an output nor a display.
-        args = ["--video-input", video, "--results-json", path, "--batch-size", batch_size]
-        args += ["--confidence-threshold", 0, "--top-k", 2, *model]
-        assert run(*args).returncode == 0
-        results.append(json.loads(path.read_text()))
-    assert results[0] == results[1]
-    assert [result["image_id"] for result in results[0]] == [i for i in range(11) for _ in "ab"]
-    assert sorted(os.listdir(tmp_path)) == ["1.json", "4.json"]
-
-
-def test_readable_part_of_a_truncated_video_is_drawn(tmp_path, model, run):
-    path = tmp_path / "cut.mkv"
-    data = Path(write_video(path, 12, "mp4v")).read_bytes()
-    path.write_bytes(data[: len(data) // 2])
-    done = run("--video-input", path, "--output", tmp_path / "out.avi", *model)
-    assert done.returncode == 1
-    count = len(read_video(tmp_path / "out.avi"))
-    assert 1 <= count < 12
-    assert f"{path}: it ends after {count} of 12 frames" in done.stderr
+def test_results_need_neither_output_nor_display(tmp_path, model, video, run):
+    path = tmp_path / "results.json"
+    args = ["--confidence-threshold", 0, "--top-k", 2, *model]
+    assert run("--video-input", video, "--results-json", path, *args).returncode == 0
+    results = json.loads(path.read_text())
+    assert [result["image_id"] for result in results] == [i for i in range(11) for _ in "ab"]
+    assert os.listdir(tmp_path) == ["results.json"]
 
 
 class Camera:
@@ -204,7 +187,6 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad")
     cv2.imwrite(str(folder / "good.png"), np.zeros((9, 9, 3), np.uint8))
     (folder / "text.yaml").write_text("a: [")
-    (folder / "other.yaml").write_text("MODEL: {MASK_ON: True}")
     return folder
 
 
@@ -214,20 +196,15 @@ GOOD = "--input {0}/good.png --output {0}/out"
 @pytest.mark.parametrize(
     "args, message",
     [
-        ("--output {0}/out", "--input --video-input --webcam is required"),
-        (f"{GOOD} --video-input a", "not allowed with argument --input"),
         ("--input {0}/good.png", "there is no display"),
         ("--input {0}/good.png --output /proc/out", "cannot write '/proc/out/good.png'"),
         ("--video-input {0}/a.mp4 --output {0}/out", "{0}/a.mp4: there is no such file"),
         (f"{GOOD} --config-file yolact", "there is no model 'yolact'; the models are yolact_R_"),
         (f"{GOOD} --config-file {{0}}/nowhere.yaml", "there is no config file '{0}/nowhere.yaml'"),
         (f"{GOOD} --config-file {{0}}/text.yaml", "{0}/text.yaml, or --opts: "),
-        (f"{GOOD} --config-file {{0}}/other.yaml", "is GeneralizedRCNN, not YOLACT"),
         (f"{GOOD} --opts MODEL.WEIGHTS", "odd length"),
         (f"{GOOD} --opts MODEL.WEIGHTS {{0}}/a.pth", "there is no file '{0}/a.pth'"),
-        (f"{GOOD} --opts MODEL.WEIGHTS {{0}}/good.png", "{0}/good.png is truncated or not"),
         (f"{GOOD} --batch-size 0", "--batch-size is 0"),
-        (f"{GOOD} --confidence-threshold 50", "threshold is 50.0, not in 0..1"),
         (f"{GOOD} --results-json {{0}}", "cannot write '{0}': it is a folder"),
     ],
 )

@@ -134,16 +134,12 @@ def test_cameras_continue_and_are_released(monkeypatch, source, name):
     assert len(captures) == 1 and not captures[0].is_open
 
 
-def test_url_of_unknown_length_is_live(monkeypatch):
-    monkeypatch.setattr(cv2, "VideoCapture", lambda source: Capture(count=-1.9e14))
-    video = Video("rtsp://10.0.0.1/stream")
-    assert (len(video), video.is_live, video.is_camera) == (0, True, False)
-
-
-@pytest.mark.parametrize("fps", [0.0, float("nan"), 90000.0])
-def test_default_frame_rate(monkeypatch, fps):
-    monkeypatch.setattr(cv2, "VideoCapture", lambda source: Capture(count=5, fps=fps))
-    assert Video("a.mp4").fps == DEFAULT_FPS
+def test_stream_of_unknown_length_and_frame_rate(monkeypatch):
+    for fps in (0.0, float("nan"), 90000.0):
+        monkeypatch.setattr(cv2, "VideoCapture", lambda source, fps=fps: Capture(-1.9e14, fps))
+        video = Video("rtsp://10.0.0.1/stream")
+        assert (len(video), video.is_live, video.is_camera) == (0, True, False)
+        assert video.fps == DEFAULT_FPS
 
 
 def test_unreadable_videos_are_errors(tmp_path):
