@@ -169,10 +169,10 @@ def test_interrupted_video_leaves_the_old_file(tmp_path, model):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
-        assert eventually(lambda: list(tmp_path.glob(".*.partial.old.mp4")), seconds=60)
+        assert eventually(lambda: list(tmp_path.glob(".*.partial.old.mp4")), seconds=120)
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130
