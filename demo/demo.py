@@ -1,50 +1,72 @@
 #!/usr/bin/env python3
-"""Find and draw the objects in pictures, a video or what a camera sees."""
+"""Find the objects in images, a video or a camera stream, and draw them."""
 
 import argparse
+import json
 import os
 import sys
+import time
+from contextlib import AbstractContextManager, closing, nullcontext
+from typing import Any
 
 import numpy as np
+import yaml
 from detectron2.config import CfgNode
+from tqdm import tqdm
 
 from yolact_d2 import Predictor, load_config, model_zoo
-from yolact_d2.files import check_writable
-from yolact_d2.inference import ImageFiles, Video, annotate, find_images, open_output, write_results
+from yolact_d2.files import atomic_write, check_writable
+from yolact_d2.inference import (
+    ImageFiles,
+    Video,
+    WindowClosed,
+    Writer,
+    coco_results,
+    find_images,
+    get_draw_function,
+    open_output,
+    predict_and_draw,
+)
 
-# As a shell reports a program that was ended by Ctrl-C.
+# The exit status of a program that is ended by Ctrl-C: 128 + SIGINT.
 INTERRUPTED = 130
+
+
+def camera(text: str) -> int | str:
+    """The number of a camera, or the path of a device."""
+    return int(text) if text.isdigit() else text
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--config-file", required=True, metavar="FILE|MODEL",
-        help="a config, or a model's name: " + ", ".join(model_zoo.names()),
+        help="a config file, or the name of a model: " + ", ".join(model_zoo.names()),
     )  # fmt: skip
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", nargs="+", help="pictures, folders of them, globs in quotes")
-    source.add_argument("--video-input", metavar="FILE")
-    source.add_argument("--webcam", nargs="?", type=int, const=0, metavar="N", help="default: 0")
-    parser.add_argument("--output", help="file or folder; without it a window shows the drawings")
-    parser.add_argument("--results-json", metavar="FILE", help="results in COCO's format")
+    source.add_argument("--input", nargs="+", help="images, folders, globs in quotes")
+    source.add_argument("--video-input", metavar="FILE|URL")
+    source.add_argument(
+        "--webcam", nargs="?", type=camera, const=0, metavar="N|DEVICE", help="default: 0"
+    )
+    parser.add_argument("--output", help="file or folder; default: show the drawings in a window")
+    parser.add_argument("--results-json", metavar="FILE", help="write results in COCO's format")
     parser.add_argument("--confidence-threshold", type=float, default=0.5)
-    parser.add_argument("--top-k", type=int, default=0, help="at most so many objects, the best")
-    parser.add_argument("--batch-size", type=int, help="frames at once; default 4, of a camera 1")
+    parser.add_argument("--top-k", type=int, default=0, help="keep the best K objects of an image")
+    parser.add_argument("--batch-size", type=int, help="default: 4; for a camera 1")
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="config overrides, KEY VALUE ..."
     )
     return parser
 
 
-def read_config(name: str, opts: list) -> CfgNode:
-    """The config of a path or of a model's name."""
-    if os.path.dirname(name) and not os.path.isfile(name):
-        raise ValueError(f"there is no config file {name!r}")
-    path = name if os.path.isfile(name) else model_zoo.get_config_file(name)
+def read_config(name: str, opts: list[str]) -> CfgNode:
+    """Read a config file, or the config of a model in the model zoo."""
+    is_path = os.path.isfile(name) or os.path.dirname(name)
+    path = name if is_path else model_zoo.get_config_file(name)
     try:
         return load_config(path, opts)
-    except Exception as error:  # YAML and yacs raise many kinds
+    except (AssertionError, KeyError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}, or --opts: {error}") from error
 
 
@@ -54,45 +76,74 @@ def open_source(args: argparse.Namespace) -> ImageFiles | Video:
     return Video(args.video_input if args.webcam is None else args.webcam)
 
 
+def run(
+    predictor: Predictor,
+    source: ImageFiles | Video,
+    output: AbstractContextManager[Writer] | None,
+    *,
+    batch_size: int,
+    keep_results: bool,
+) -> tuple[int, list[dict[str, Any]]]:
+    """Process all frames with a progress bar; returns their number and the COCO results."""
+    draw = None if output is None else get_draw_function(predictor, source)
+    frames = predict_and_draw(predictor, source, draw, batch_size)
+    progress = tqdm(total=len(source) or None, unit=" frames")
+    results = []
+    with output or nullcontext() as write, closing(frames), progress:
+        try:
+            for frame, instances, drawing in frames:
+                if write is not None:
+                    write(frame, drawing)
+                if keep_results:
+                    results += coco_results(frame, instances, predictor.metadata)
+                progress.update()
+        except WindowClosed:
+            pass
+        except KeyboardInterrupt:  # nothing else ends a live source
+            if not source.is_live:
+                raise
+    return progress.n, results
+
+
 def main() -> int:
     parser = build_parser()
     args = parser.parse_args()
-    if args.batch_size is None:
-        args.batch_size = 4 if args.webcam is None else 1
     try:
-        if args.batch_size < 1:
-            raise ValueError(f"--batch-size is {args.batch_size}, less than 1")
         cfg = read_config(args.config_file, args.opts)
         source = open_source(args)
-        # Results alone need no window.
-        drawn = args.output is not None or args.results_json is None
-        output = open_output(source, args.output) if drawn else None
+        batch_size = (1 if source.is_live else 4) if args.batch_size is None else args.batch_size
+        if batch_size < 1:
+            raise ValueError(f"--batch-size is {batch_size}, less than 1")
+        output = None
+        if args.output is not None or args.results_json is None:  # results need no window
+            output = open_output(source, args.output)
         if args.results_json is not None:
             check_writable(args.results_json)
         predictor = Predictor(cfg, confidence_threshold=args.confidence_threshold, top_k=args.top_k)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
 
-    np.random.seed(0)  # Detectron2's visualizers draw their colours from it
+    np.random.seed(0)  # for the colours of Detectron2's visualizers
+    start = time.perf_counter()
     try:
-        done = annotate(
-            predictor, source, output,
-            batch_size=args.batch_size, keep_results=args.results_json is not None,
-        )  # fmt: skip
+        with source if isinstance(source, Video) else nullcontext():
+            num_frames, results = run(
+                predictor, source, output,
+                batch_size=batch_size, keep_results=args.results_json is not None,
+            )  # fmt: skip
         if args.results_json is not None:
-            write_results(args.results_json, done.results)
+            with atomic_write(args.results_json) as partial, open(partial, "w") as file:
+                json.dump(results, file)
     except KeyboardInterrupt:
-        print("interrupted: what was complete is kept", file=sys.stderr)
+        print("interrupted: complete files are kept", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:  # such as a full disk
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 1
     finally:
         report_failed(source)
-    print(
-        f"{done.num_frames} frames in {done.seconds:.1f} s, "
-        f"{done.num_frames / done.seconds:.1f} frames per second"
-    )
+    seconds = time.perf_counter() - start
+    print(f"{num_frames} frames in {seconds:.1f} s, {num_frames / seconds:.1f} frames per second")
     return 1 if source.failed else 0
 
 

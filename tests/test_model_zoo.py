@@ -1,39 +1,40 @@
-"""Models by name, from a clone and from an installed package."""
+"""Models by name, in a clone and in an installed package."""
 
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 
 from yolact_d2 import model_zoo
 
-REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-FILES = sorted(name for name in os.listdir(os.path.join(REPO, "configs")) if "Base" not in name)
+REPO = Path(__file__).resolve().parents[1]
+FILES = sorted(p.name for p in (REPO / "configs").glob("*.yaml") if "Base" not in p.name)
 
 
 def test_names_are_those_of_the_configs():
     assert [f"{name}.yaml" for name in model_zoo.names()] == FILES
 
 
-@pytest.mark.parametrize("name", ["yolact_R_101_FPN_700", "yolact_R_101_FPN_700.yaml"])
-def test_name_with_and_without_ending(name):
-    expected = os.path.join(REPO, "configs", "yolact_R_101_FPN_700.yaml")
-    assert model_zoo.get_config_file(name) == expected
-    assert model_zoo.get_config(name).INPUT.IMAGE_SIZE == 700
+def test_suffix_of_a_name_is_optional():
+    for name in ("yolact_R_101_FPN_700", "yolact_R_101_FPN_700.yaml"):
+        path = str(REPO / "configs" / "yolact_R_101_FPN_700.yaml")
+        assert model_zoo.get_config_file(name) == path
+        assert model_zoo.get_config(name).INPUT.IMAGE_SIZE == 700
 
 
-@pytest.mark.parametrize("name", ["yolact_R_50", "Base-YOLACT", "", "../configs/yolact_shapes"])
-def test_unknown_name_is_named_with_the_known_ones(name):
-    with pytest.raises(ValueError, match="no model.*yolact_R_50_FPN_550, .*yolact_shapes") as error:
-        model_zoo.get_config(name)
-    assert repr(name) in str(error.value)
+def test_unknown_name_is_an_error_with_the_known_names():
+    for name in ("yolact_R_50", "Base-YOLACT", "", "../configs/yolact_shapes"):
+        with pytest.raises(ValueError, match="no model.*yolact_R_50_FPN_550, .*shapes") as error:
+            model_zoo.get_config(name)
+        assert repr(name) in str(error.value)
 
 
-def test_weights_are_what_training_starts_from_unless_asked():
+def test_weights_are_a_backbone_unless_asked_otherwise():
     name = "yolact_plus_R_50_FPN_550"
     assert "resnet50" in model_zoo.get_config(name).MODEL.WEIGHTS
     trained = model_zoo.get_config(name, trained=True).MODEL.WEIGHTS
@@ -43,30 +44,26 @@ def test_weights_are_what_training_starts_from_unless_asked():
         model_zoo.get_config(name, trained=True, weights="mine.pth")
 
 
-def test_every_address_is_in_the_table():
-    with open(os.path.join(REPO, "MODEL_ZOO.md")) as file:
-        rows = [line for line in file if line.startswith("| [")]
-    addresses = {}
+def test_every_url_is_in_the_table():
+    rows = [x for x in (REPO / "MODEL_ZOO.md").read_text().splitlines() if x.startswith("| [")]
+    urls = {}
     for name in model_zoo.names():
         try:
-            addresses[name] = model_zoo.get_checkpoint_url(name)
+            urls[name] = model_zoo.get_checkpoint_url(name)
         except ValueError as error:
             assert repr(name) in str(error)
-    assert len(addresses) == len(rows) == 6
-    for name, address in addresses.items():
-        assert any(f"({address})" in row and f"`{name}.yaml`" in row for row in rows), name
+    assert len(urls) == len(rows) == 6
+    for name, url in urls.items():
+        assert any(f"({url})" in row and f"`{name}.yaml`" in row for row in rows), name
 
 
-def test_no_model_starts_from_a_pickle():
-    for name in model_zoo.names():
-        assert (
-            model_zoo.get_config(name).MODEL.WEIGHTS.endswith(".pth")
-            or "shapes" in name
-            or (name == "yolact_darknet53_FPN_550")
-        )
+def test_backbones_are_not_pickles():
+    weights = {name: model_zoo.get_config(name).MODEL.WEIGHTS for name in model_zoo.names()}
+    assert not [name for name, path in weights.items() if path.endswith(".pkl")]
+    assert sum(path.endswith(".pth") for path in weights.values()) >= 5
 
 
-def test_overrides():
+def test_opts_override_the_config():
     cfg = model_zoo.get_config("yolact_shapes", opts=["INPUT.IMAGE_SIZE", "64"])
     assert cfg.INPUT.IMAGE_SIZE == 64 and not cfg.is_frozen()
 
@@ -80,27 +77,37 @@ def test_model_has_its_weights_and_is_in_training_mode(tmp_path):
     assert all(torch.equal(value, expected[key]) for key, value in again.state_dict().items())
 
 
-def test_installed_package_has_the_configs(tmp_path):
+@pytest.mark.slow
+def test_installed_package_has_configs_and_programs(tmp_path):
     source, wheels, site = (tmp_path / name for name in ("source", "wheels", "site"))
     source.mkdir()
-    shutil.copy(os.path.join(REPO, "setup.py"), source)
-    for folder in ("configs", "yolact_d2"):
-        shutil.copytree(os.path.join(REPO, folder), source / folder)
-    pip_wheel = [sys.executable, "-m", "pip", "wheel"]
-    build = [*pip_wheel, "--no-build-isolation", "--no-deps", "--no-index"]
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(REPO / name, source)
+    for name in ("configs", "demo", "tools", "yolact_d2"):
+        shutil.copytree(REPO / name, source / name)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps"]
     done = subprocess.run(
-        [*build, "-w", str(wheels), str(source)], capture_output=True, text=True, cwd=tmp_path
-    )
+        [*build, "--no-index", "-w", str(wheels), str(source)],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (wheel,) = wheels.iterdir()
     zipfile.ZipFile(wheel).extractall(site)
     assert sorted(os.listdir(site / "yolact_d2" / "configs")) == ["Base-YOLACT.yaml", *FILES]
 
-    done = subprocess.run(
-        [sys.executable, "-c", "from yolact_d2 import model_zoo as zoo; print(zoo.names()); "
-         "print(zoo.get_config('yolact_shapes').OUTPUT_DIR, zoo.__file__)"],
-        env={**os.environ, "PYTHONPATH": str(site)}, cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+    def run(code):
+        env = {**os.environ, "PYTHONPATH": str(site)}
+        return subprocess.run(
+            [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True
+        )
+
+    done = run(
+        "from yolact_d2 import model_zoo as zoo; print(zoo.names()); "
+        "print(zoo.get_config('yolact_shapes').OUTPUT_DIR, zoo.__file__)"
+    )
     assert done.returncode == 0, done.stderr
     assert str(model_zoo.names()) in done.stdout
     assert f"./output/shapes {site}" in done.stdout
+    # As the scripts of the entry points call it.
+    done = run("import sys; from yolact_d2.demo.demo import main; sys.exit(main())")
+    assert done.returncode == 2 and "--config-file" in done.stderr

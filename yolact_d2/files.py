@@ -1,4 +1,4 @@
-"""Files that are never half-written: under another name first, then renamed."""
+"""Write files atomically: a reader sees the old file or the complete new one."""
 
 import contextlib
 import glob
@@ -8,14 +8,17 @@ import tempfile
 from collections.abc import Iterator
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 
 @contextlib.contextmanager
 def atomic_write(path: str) -> Iterator[str]:
-    """The path of a file to write, beside `path`, which takes its place when it is complete (if it
-    was written at all); after an error it is removed."""
+    """Write a file atomically.
+
+    Yields the path of a temporary file in the same folder. When the context ends, the temporary
+    file replaces `path`; after an error it is removed, and `path` stays as it was. If nothing was
+    written, nothing happens. For local files only: other file systems have no atomic rename.
+    """
     folder, name = os.path.split(path)
     partial = os.path.join(folder, f".{secrets.token_hex(4)}.partial.{name}")
     try:
@@ -28,17 +31,19 @@ def atomic_write(path: str) -> Iterator[str]:
 
 
 def remove_partial_files(folder: str) -> None:
-    """Remove what :func:`atomic_write` left there when its process was killed. Nobody else may be
-    writing there."""
+    """Remove the temporary files of :func:`atomic_write` that killed processes left in a folder.
+
+    No other process may be writing there.
+    """
     for path in glob.glob(os.path.join(glob.escape(folder), ".????????.partial.*")):
         os.remove(path)
 
 
 def check_writable(path: str) -> None:
-    """Make the folder of a file, and check that the file can be written there.
+    """Create the folder of a file, and check that the file can be written.
 
     Raises:
-        ValueError: naming the path, if not.
+        ValueError: naming the path, if it cannot.
     """
     folder = os.path.dirname(path) or "."
     try:
@@ -50,17 +55,7 @@ def check_writable(path: str) -> None:
     if os.path.isdir(path):
         raise ValueError(f"cannot write {path!r}: it is a folder")
     if os.path.exists(path) and not os.access(path, os.W_OK):
-        raise ValueError(f"cannot write {path!r}: it is there and read-only")
-
-
-def save_figure(figure: Figure, path: str) -> None:
-    """Write a figure as a PNG file.
-
-    Raises:
-        OSError: if the file cannot be written.
-    """
-    with atomic_write(path) as partial:
-        figure.savefig(partial, format="png", dpi=100)
+        raise ValueError(f"cannot write {path!r}: it is read-only")
 
 
 def save_image(image: np.ndarray, path: str) -> None:

@@ -1,4 +1,4 @@
-"""The models of this project by the names of their configs, as Detectron2's `model_zoo` has them.
+"""Models by the names of their configs, like Detectron2's `model_zoo`.
 
 A name is that of a file in configs/, with or without ".yaml": "yolact_R_50_FPN_550".
 """
@@ -13,8 +13,8 @@ from torch import nn
 from .checkpoint import YOLACTCheckpointer
 from .config import load_config
 
+# The weights that the authors trained and published, see MODEL_ZOO.md.
 _AUTHORS = "https://huggingface.co/dbolya"
-# What the authors trained and published, see MODEL_ZOO.md.
 _TRAINED = {
     "yolact_R_50_FPN_550": "yolact-resnet50/resolve/main/yolact_resnet50_54_800000.pth",
     "yolact_R_101_FPN_550": "yolact-base/resolve/main/yolact_base_54_800000.pth",
@@ -27,41 +27,39 @@ _TRAINED = {
 }
 
 
-def _folder() -> Path:
+def _config_folder() -> Path:
     package = Path(__file__).resolve().parent
-    # An installed package has the configs inside (setup.py), a clone beside it.
+    # Inside an installed package (see setup.py), beside the package in a clone.
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
 
 
 def names() -> list[str]:
     """The names of all models."""
-    return sorted(path.stem for path in _folder().glob("yolact_*.yaml"))
+    return sorted(path.stem for path in _config_folder().glob("yolact_*.yaml"))
 
 
 def get_config_file(name: str) -> str:
-    """The path of a model's config.
+    """The path of a model's config file.
 
     Raises:
-        ValueError: if there is no such model; lists those that there are.
+        ValueError: listing the models, if there is no such model.
     """
     stem = name.removesuffix(".yaml")
     if stem not in names():
         raise ValueError(f"there is no model {name!r}; the models are {', '.join(names())}")
-    return str(_folder() / f"{stem}.yaml")
+    return str(_config_folder() / f"{stem}.yaml")
 
 
 def get_checkpoint_url(name: str) -> str:
-    """Where the authors published the weights that they trained.
+    """The URL of the weights that the authors trained.
 
     Raises:
-        ValueError: if they did not, or there is no such model.
+        ValueError: if there is no such model, or the authors published no weights of it.
     """
     stem = Path(get_config_file(name)).stem
     if stem not in _TRAINED:
-        raise ValueError(
-            f"there are no trained weights of {stem!r}; there are of {', '.join(_TRAINED)}"
-        )
+        raise ValueError(f"there are no trained weights of {stem!r}, only of {', '.join(_TRAINED)}")
     return f"{_AUTHORS}/{_TRAINED[stem]}"
 
 
@@ -72,17 +70,20 @@ def get_config(
     weights: str | None = None,
     opts: Sequence[str] = (),
 ) -> CfgNode:
-    """The config of a model, not frozen, for the machine at hand.
+    """The config of a model, not frozen; see :func:`load_config`.
 
     Args:
         name: see :func:`names`.
-        trained: take the weights that the authors published; they are downloaded when they are
-            loaded. By default MODEL.WEIGHTS is what training starts from.
-        weights: MODEL.WEIGHTS, a file or a URL, in place of either.
-        opts: keys and values in turn, which override the file's.
+        trained: set MODEL.WEIGHTS to the authors' trained weights. By default it names the weights
+            that training starts from.
+        weights: set MODEL.WEIGHTS to this file or URL.
+        opts: alternating keys and values that override the file's.
+
+    Raises:
+        ValueError: if there is no such model, or both `trained` and `weights` are given.
     """
     if trained and weights is not None:
-        raise ValueError("trained=True and weights=... are two answers to one question: give one")
+        raise ValueError("trained=True and weights=... exclude each other: give one")
     cfg = load_config(get_config_file(name), opts)
     if trained:
         cfg.MODEL.WEIGHTS = get_checkpoint_url(name)
@@ -98,11 +99,11 @@ def get(
     *,
     weights: str | None = None,
 ) -> nn.Module:
-    """A model with its weights loaded, in training mode as Detectron2's are.
+    """A model with its weights loaded, in training mode like those of Detectron2's `get`.
 
     Args:
         name, trained, weights: see :func:`get_config`.
-        device: by default the config's, or the CPU if there is no GPU.
+        device: default: the config's, or the CPU if there is no GPU.
     """
     cfg = get_config(name, trained, weights=weights)
     if device is not None:
@@ -112,5 +113,5 @@ def get(
     if trained or weights is not None:
         checkpointer.load(cfg.MODEL.WEIGHTS)
     else:
-        checkpointer.warm_start(cfg.MODEL.WEIGHTS)  # an ImageNet backbone
+        checkpointer.warm_start(cfg.MODEL.WEIGHTS)  # a backbone
     return model

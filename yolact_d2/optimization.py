@@ -15,20 +15,20 @@ from .modeling.backbone.deform import ModulatedDeformConv2d
 def optimize_for_inference(
     model: YOLACT, *, dtype: torch.dtype | None = None, compile: bool = False
 ) -> YOLACT:
-    """A copy of a model that gives nearly the same detections, sooner.
+    """A faster copy of a model, whose detections are nearly the same.
 
-    Batch norm is folded into the convolutions, whose weights are stored channels last and in half
-    precision if the hardware computes in it. The copy is used as the model is: called, or put in
-    place of ``DefaultPredictor.model``. It cannot be trained, nor can weights be loaded into it.
+    Batch norm is folded into the convolutions, and their weights are stored channels last, in half
+    precision where the hardware computes in it. The copy is called like the model, and may replace
+    ``Predictor.model``. It cannot be trained, and no weights can be loaded into it.
 
     Args:
-        model: of this project, on the device that it shall run on, with its weights loaded.
-        dtype: of the network, without what follows it. By default :func:`fast_dtype`.
-        compile: let ``torch.compile`` compile the network, at the first image. On a CPU this needs
+        model: on the device that it will run on, with its weights loaded.
+        dtype: of backbone, head and protonet. Default: :func:`fast_dtype`.
+        compile: compile these parts with ``torch.compile``, at the first image. On a CPU this needs
             a C++ compiler.
 
     Raises:
-        TypeError: if the model is not one of this project.
+        TypeError: if the model is not a YOLACT.
     """
     if not isinstance(model, YOLACT):
         raise TypeError(f"model must be a YOLACT of yolact_d2, got {type(model).__name__}")
@@ -37,27 +37,26 @@ def optimize_for_inference(
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for part in (model.backbone, model.head, model.protonet):
         fold_batch_norms(part)
-        part.to(dtype=dtype, memory_format=torch.channels_last)
+        part.to(dtype).to(memory_format=torch.channels_last)
         if compile:
             part.compile()
     return model
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """The type in which a device computes convolutions fastest: float16 on a GPU, bfloat16 on a CPU
-    that has instructions for it, else float32."""
+    """The dtype in which a device computes convolutions fastest: float16 on a GPU, bfloat16 on a
+    CPU with instructions for it, else float32."""
     if device.type == "cuda":
         return torch.float16
-    if device.type == "cpu":
-        # Versions of PyTorch that cannot tell do without.
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # not in PyTorch 2.6
+        capabilities = torch.cpu.get_capabilities()
         if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
             return torch.bfloat16
     return torch.float32
 
 
 def fold_batch_norms(module: nn.Module) -> None:
-    """Put the batch norm behind each convolution inside `module` into its weights, in place."""
+    """Fold the batch norm of each convolution in `module` into its weights, in place."""
     for conv in module.modules():
         if not isinstance(conv, (nn.Conv2d, ModulatedDeformConv2d)):
             continue
@@ -66,8 +65,8 @@ def fold_batch_norms(module: nn.Module) -> None:
             conv.weight, conv.bias = fuse_conv_bn_weights(
                 conv.weight,
                 conv.bias,
-                norm.running_mean,
-                norm.running_var,
+                norm.running_mean,  # type: ignore[arg-type]
+                norm.running_var,  # type: ignore[arg-type]
                 norm.eps,
                 norm.weight,
                 norm.bias,

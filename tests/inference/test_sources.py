@@ -1,146 +1,165 @@
-"""Frames from files: which, in which order, and what is said about those that are no frames."""
+"""Image files and videos as frames."""
 
-from types import SimpleNamespace
+import functools
+import http.server
+import threading
 
 import cv2
 import numpy as np
 import pytest
+from videos import numbers, write_video
 
-from yolact_d2.inference.sources import DEFAULT_FPS, ImageFiles, Video, find_images, picture_ids
-
-SIZE = (64, 48)  # width, height
+from yolact_d2.inference.sources import DEFAULT_FPS, ImageFiles, Video, find_images, image_ids
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """ImageFiles b.png, a.jpg and a text, and c.JPG in a folder inside."""
+    """Images b.png and a.jpg, a text file, and c.JPG in the subfolder inner.jpg."""
     (tmp_path / "inner.jpg").mkdir()
     image = np.full((4, 6, 3), (10, 20, 30), np.uint8)
     for name in ("b.png", "a.jpg", "inner.jpg/c.JPG"):
         assert cv2.imwrite(str(tmp_path / name), image)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("not an image")
     return tmp_path
-
-
-def names(paths, folder):
-    return [str(path)[len(str(folder)) + 1 :] for path in paths]
 
 
 @pytest.mark.parametrize(
     "inputs, expected",
     [
         (["b.png", "a.jpg"], ["b.png", "a.jpg"]),
-        ([""], ["a.jpg", "b.png"]),
-        (["*.png", "", "b.png"], ["b.png", "a.jpg"]),
+        (["."], ["./a.jpg", "./b.png"]),
+        (["*.png", "b.png"], ["b.png"]),
         (["*"], ["a.jpg", "b.png", "inner.jpg/c.JPG", "notes.txt"]),
-        (["**/*.[jJ]*"], ["a.jpg", "inner.jpg/c.JPG"]),
+        (["**/*.[jJ][pP][gG]"], ["a.jpg", "inner.jpg/c.JPG"]),
         (["notes.txt"], ["notes.txt"]),
+        (["d[1].png"], ["d[1].png"]),  # a file whose name looks like a glob
     ],
 )
-def test_pictures_that_are_found(folder, inputs, expected):
-    found = find_images([str(folder / entry) if entry else str(folder) for entry in inputs])
-    assert names(found, folder) == expected
+def test_images_found_for_files_folders_and_globs(folder, monkeypatch, inputs, expected):
+    (folder / "d[1].png").write_text("") if "d[1].png" in inputs else None
+    monkeypatch.chdir(folder)
+    assert find_images(inputs) == expected
 
 
-def test_a_file_may_look_like_a_glob(folder):
-    (folder / "b.png").rename(folder / "b[1].png")
-    assert names(find_images([str(folder / "b[1].png")]), folder) == ["b[1].png"]
-
-
-def test_inputs_without_pictures_are_named(folder):
+def test_inputs_without_images_are_errors(folder):
     (folder / "empty").mkdir()
-    for entry, message in (
-        ("nowhere.jpg", "there is no file or folder"),
-        ("empty", "has no pictures"),
-        ("*.gif", "no picture matches"),
-    ):
-        with pytest.raises(ValueError, match=message) as error:
-            find_images([str(folder), str(folder / entry)])
-        assert str(folder / entry) in str(error.value)
+    for name in ("missing.jpg", "empty", "*.gif"):
+        with pytest.raises(ValueError, match="found no images at") as error:
+            find_images([str(folder), str(folder / name)])
+        assert str(folder / name) in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "paths, ids",
-    [
-        (["x/000000000139.jpg", "000000000285.png"], [139, 285]),
-        (["x/1.jpg", "y/1.jpg"], [0, 1]),
-        (["1.jpg", "two.jpg"], [0, 1]),
-        ([], []),
-    ],
-)
-def test_image_ids(paths, ids):
-    assert picture_ids(paths) == ids
+def test_image_ids_are_the_numbers_in_the_names():
+    assert image_ids(["x/000000000139.jpg", "000000000285.png"]) == [139, 285]
+    assert image_ids(["x/1.jpg", "y/1.jpg"]) == [0, 1]
+    assert image_ids(["1.jpg", "two.jpg"]) == [0, 1]
+    assert image_ids([]) == []
 
 
-def test_unreadable_pictures_are_left_out_and_recorded(folder):
-    whole = cv2.imencode(".png", np.zeros((50, 50, 3), np.uint8))[1].tobytes()
-    (folder / "cut.png").write_bytes(whole[:-40])
-    paths = [str(folder / name) for name in ("notes.txt", "b.png", "cut.png", "gone.png", "a.jpg")]
-    pictures = ImageFiles(paths)
-    frames = list(pictures)
-    assert len(pictures) == 5
-    assert [(f.image_id, f.name) for f in frames] == [(1, paths[1]), (4, paths[4])]
-    assert [path for path, _ in pictures.failed] == [paths[0], paths[2], paths[3]]
-    assert all(reason for _, reason in pictures.failed)
+def test_unreadable_images_are_skipped_and_reported(folder):
+    complete = cv2.imencode(".png", np.zeros((50, 50, 3), np.uint8))[1].tobytes()
+    (folder / "cut.png").write_bytes(complete[:-40])
+    names = ("notes.txt", "b.png", "cut.png", "missing.png", "a.jpg")
+    paths = [str(folder / name) for name in names]
+    images = ImageFiles(paths)
+    for _ in range(2):
+        frames = list(images)
+        assert [(frame.image_id, frame.name) for frame in frames] == [(1, paths[1]), (4, paths[4])]
+        assert [path for path, _ in images.failed] == [paths[0], paths[2], paths[3]]
+    assert images.failed[2][1] == "does not exist"
+    assert len(images) == 5
     assert frames[0].image.dtype == np.uint8
     assert (frames[0].image == (10, 20, 30)).all()  # BGR
 
 
-def write_video(path, count, fps=12.5, codec="MJPG"):
-    """Frame i has the brightness 20 * i."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), fps, SIZE)
-    for i in range(count):
-        writer.write(np.full((*SIZE[::-1], 3), 20 * i, np.uint8))
-    writer.release()
-
-
 @pytest.mark.parametrize("name, codec", [("a.avi", "MJPG"), ("a.mp4", "mp4v")])
-def test_frames_of_a_video(tmp_path, name, codec):
-    path = str(tmp_path / name)
-    write_video(path, 8, codec=codec)
-    video = Video(path)
-    assert (len(video), video.fps, video.is_camera) == (8, 12.5, False)
-    frames = list(video)
-    assert [frame.image_id for frame in frames] == list(range(8))
-    assert [round(frame.image.mean() / 20) for frame in frames] == list(range(8))
-    assert {frame.name for frame in frames} == {path} and not video.failed
+def test_video_files_can_be_read_twice(tmp_path, name, codec):
+    path = write_video(tmp_path / name, 8, codec, fps=12.5)
+    with Video(path) as video:
+        assert (len(video), video.fps, video.is_live) == (8, 12.5, False)
+        next(iter(video))  # an iteration may be left early
+        for _ in range(2):
+            frames = list(video)
+            assert [frame.image_id for frame in frames] == list(range(8))
+            assert numbers(frame.image for frame in frames) == list(range(8))
+            assert {frame.name for frame in frames} == {path} and not video.failed
 
 
-def test_what_is_no_video_is_named(tmp_path):
-    write_video(tmp_path / "zero.avi", 0)
-    (tmp_path / "zero.mp4").write_bytes(b"")
-    (tmp_path / "text.mp4").write_text("no video")
-    for name, message in (
-        ("zero.avi", "has no frames"),
-        ("zero.mp4", "cannot be read"),
-        ("text.mp4", "cannot be read"),
-        ("gone.mp4", "there is no video file"),
-        (".", "there is no video file"),
-    ):
-        with pytest.raises(ValueError, match=message) as error:
+def test_videos_are_read_from_urls(tmp_path, monkeypatch):
+    write_video(tmp_path / "a.avi", 5)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        with Video(f"{url}/a.avi") as video:
+            assert (len(video), video.name, video.is_live) == (5, f"{url}/a.avi", False)
+            for _ in range(2):
+                assert numbers(frame.image for frame in video) == list(range(5))
+        with pytest.raises(ValueError, match=f"{url}/b.avi: OpenCV reads no frames"):
+            Video(f"{url}/b.avi")
+        server.shutdown()
+
+
+class Capture:
+    """Stands in for OpenCV's capture of a device or stream."""
+
+    def __init__(self, count, fps=25.0):
+        self.count, self.fps, self.number, self.is_open = count, fps, 0, True
+
+    def open(self, source):
+        self.number = 0
+
+    def read(self):
+        self.number += 1
+        return True, np.full((2, 2, 3), self.number, np.uint8)
+
+    def get(self, key):
+        return {cv2.CAP_PROP_FPS: self.fps, cv2.CAP_PROP_FRAME_COUNT: self.count}[key]
+
+    def release(self):
+        self.is_open = False
+
+
+@pytest.mark.parametrize("source, name", [(1, "camera 1"), ("/dev/null", "/dev/null")])
+def test_cameras_continue_and_are_released(monkeypatch, source, name):
+    captures = []
+    monkeypatch.setattr(cv2, "VideoCapture", lambda s: captures.append(Capture(-1)) or captures[-1])
+    with Video(source) as video:
+        assert (len(video), video.fps, video.name, video.is_live) == (0, 25, name, True)
+        first = [frame.image.max() for frame, _ in zip(video, range(3))]
+        second = [frame.image.max() for frame, _ in zip(video, range(3))]
+        assert first[0] < first[1] < first[2] < second[0]
+        assert captures[0].is_open
+    assert len(captures) == 1 and not captures[0].is_open
+
+
+def test_stream_of_unknown_length_and_frame_rate(monkeypatch):
+    for fps in (0.0, float("nan"), 90000.0):
+        monkeypatch.setattr(cv2, "VideoCapture", lambda source, fps=fps: Capture(-1.9e14, fps))
+        video = Video("rtsp://10.0.0.1/stream")
+        assert (len(video), video.is_live, video.is_camera) == (0, True, False)
+        assert video.fps == DEFAULT_FPS
+
+
+def test_unreadable_videos_are_errors(tmp_path):
+    write_video(tmp_path / "no_frames.avi", 0)
+    (tmp_path / "text.mp4").write_text("not a video")
+    for name in ("no_frames.avi", "text.mp4", "."):
+        with pytest.raises(ValueError, match="OpenCV reads no frames") as error:
             Video(str(tmp_path / name))
         assert str(tmp_path / name) in str(error.value)
-
-
-def test_video_that_ends_too_early_is_recorded(tmp_path):
-    write_video(tmp_path / "whole.mkv", 12, codec="mp4v")
-    data = (tmp_path / "whole.mkv").read_bytes()
-    (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])
-    video = Video(str(tmp_path / "cut.mkv"))
-    assert 1 <= len(list(video)) < 12
-    assert video.failed[0][0] == str(tmp_path / "cut.mkv")
-    assert "of 12 frames" in video.failed[0][1]
-
-
-def test_camera_that_is_not_there():
-    with pytest.raises(ValueError, match="camera 987 cannot be read"):
+    with pytest.raises(ValueError, match="missing.mp4: there is no such file"):
+        Video("missing.mp4")
+    with pytest.raises(ValueError, match="camera 987: OpenCV reads no frames"):
         Video(987)
 
 
-@pytest.mark.parametrize("fps", [0.0, float("nan"), 90000.0])
-def test_unknown_rate(tmp_path, monkeypatch, fps):
-    write_video(tmp_path / "a.avi", 2)
-    capture = cv2.VideoCapture(str(tmp_path / "a.avi"))
-    rateless = SimpleNamespace(read=capture.read, get=lambda key: fps)
-    monkeypatch.setattr(cv2, "VideoCapture", lambda path: rateless)
-    assert Video(str(tmp_path / "a.avi")).fps == DEFAULT_FPS
+def test_truncated_video_is_reported(tmp_path):
+    path = tmp_path / "a.mkv"
+    data = open(write_video(path, 12, "mp4v"), "rb").read()
+    path.write_bytes(data[: len(data) // 2])
+    video = Video(str(path))
+    count = len(list(video))
+    assert 1 <= count < 12
+    assert video.failed == [(str(path), f"it ends after {count} of 12 frames")]

@@ -1,16 +1,20 @@
-"""Predictions on pictures, videos and cameras: found, drawn and written."""
+"""Predictions on images, videos and cameras."""
 
+from .outputs import WindowClosed, Writer, open_output
+from .pipeline import get_draw_function, predict_and_draw
 from .predictor import Predictor
-from .results import write_results
-from .run import annotate, open_output
+from .results import coco_results
 from .sources import ImageFiles, Video, find_images
 
 __all__ = [
     "ImageFiles",
     "Predictor",
     "Video",
-    "annotate",
+    "WindowClosed",
+    "Writer",
+    "coco_results",
+    "get_draw_function",
     "find_images",
     "open_output",
-    "write_results",
+    "predict_and_draw",
 ]

@@ -1,4 +1,4 @@
-"""What the classes of a model are called."""
+"""Names and category ids of a model's classes."""
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -6,18 +6,18 @@ from detectron2.data.catalog import Metadata
 
 
 def class_metadata(cfg: CfgNode) -> Metadata:
-    """What Detectron2's visualizers need to know about a model's classes.
+    """The class names and category ids of a model, as Detectron2's visualizers expect them.
 
     Args:
-        cfg: names come from MODEL.YOLACT.CLASS_NAMES or, where it is empty, from the first dataset
-            in DATASETS.TEST and DATASETS.TRAIN that has as many classes as the model.
+        cfg: MODEL.YOLACT.CLASS_NAMES and CATEGORY_IDS are used. Where they are empty, the first
+            dataset in DATASETS.TEST and DATASETS.TRAIN with as many classes as the model is.
 
     Returns:
-        metadata of no dataset, with `thing_classes` and `thing_dataset_id_to_contiguous_id`. Where
-        nothing is known, the first is missing, and the second gives the ids 1, 2, ...
+        metadata with `thing_classes` (missing if the names are unknown) and
+        `thing_dataset_id_to_contiguous_id` (ids 1, 2, ... if they are unknown).
 
     Raises:
-        ValueError: if the config names another number of classes than the model has.
+        ValueError: if the number of names or ids is not MODEL.YOLACT.NUM_CLASSES.
     """
     yolact = cfg.MODEL.YOLACT
     for key in ("CLASS_NAMES", "CATEGORY_IDS"):
@@ -29,7 +29,7 @@ def class_metadata(cfg: CfgNode) -> Metadata:
     names = list(yolact.CLASS_NAMES)
     ids = {category: i for i, category in enumerate(yolact.CATEGORY_IDS)}
     if not names:
-        names, dataset_ids = _of_datasets(cfg)
+        names, dataset_ids = _dataset_classes(cfg)
         ids = ids or dataset_ids
     metadata = Metadata()
     metadata.thing_dataset_id_to_contiguous_id = ids or {
@@ -40,11 +40,10 @@ def class_metadata(cfg: CfgNode) -> Metadata:
     return metadata
 
 
-def _of_datasets(cfg: CfgNode):
-    """Names, and ids to classes, of the first dataset that fits; empty if there is none."""
+def _dataset_classes(cfg: CfgNode) -> tuple[list[str], dict[int, int]]:
+    """Class names and ids of the first dataset with the right number of classes, or nothing."""
     for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        # Asking for a dataset that nobody registered would make its metadata.
-        if dataset not in MetadataCatalog.list():
+        if dataset not in MetadataCatalog.list():  # `get` would create it
             continue
         metadata = MetadataCatalog.get(dataset)
         names = list(metadata.get("thing_classes", []))

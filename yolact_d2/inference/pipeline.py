@@ -1,109 +1,87 @@
-"""Reading, inference, drawing and writing at the same time, in order."""
+"""Read, predict and draw at the same time, in order."""
 
 import itertools
-import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 from detectron2.structures import Instances
+from detectron2.utils.video_visualizer import VideoVisualizer
 
 from .predictor import Predictor
-from .sources import Frame
+from .sources import Frame, ImageFiles, Video
 
 T = TypeVar("T")
-
-# How long, in seconds, a stage may take to notice that it is no longer needed.
-_PATIENCE = 0.1
+Draw = Callable[[np.ndarray, Instances], np.ndarray]
 
 
-class Stages:
-    """Iterators that run ahead of whoever reads them, each in a thread of its own.
+def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
+    """Iterate over `items` in a thread, up to `depth` items ahead of the reader.
 
-    There is one thread to a stage, so items keep their order. Leaving the context, by an error or
-    in the middle, ends the threads.
+    The order is kept, and an error is raised in place of the item that caused it. Closing the
+    generator ends the thread.
     """
-
-    def __init__(self) -> None:
-        self._stopped = threading.Event()
-        self._threads: list[threading.Thread] = []
-
-    def __enter__(self) -> "Stages":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join()
-
-    def ahead(self, items: Iterable[T], depth: int) -> Iterator[T]:
-        """The same items, up to `depth` of which wait for the reader. An error of the iterator is
-        raised where it is read, after the items before it."""
-        done = object()
-        waiting: queue.Queue = queue.Queue(maxsize=depth)
-
-        def put(item, error=None) -> None:
-            while not self._stopped.is_set():
-                try:
-                    return waiting.put((item, error), timeout=_PATIENCE)
-                except queue.Full:
-                    pass
-
-        def work() -> None:
-            try:
-                for item in items:
-                    put(item)
-                    if self._stopped.is_set():
-                        return
-            except BaseException as error:
-                put(done, error)
-            else:
-                put(done)
-
-        thread = threading.Thread(target=work, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-        def read() -> Iterator[T]:
-            while not self._stopped.is_set():
-                try:
-                    item, error = waiting.get(timeout=_PATIENCE)
-                except queue.Empty:
-                    continue
-                if error is not None:
-                    raise error
-                if item is done:
-                    return
-                yield item
-
-        return read()
+    iterator = iter(items)
+    end: Any = object()
+    pool = ThreadPoolExecutor(max_workers=1)
+    try:
+        futures = deque(pool.submit(next, iterator, end) for _ in range(depth))
+        while (item := futures.popleft().result()) is not end:
+            futures.append(pool.submit(next, iterator, end))
+            yield item
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items, the last of which may be shorter."""
-    items = iter(items)
-    while batch := list(itertools.islice(items, size)):
+    """Lists of `size` items; the last may be shorter."""
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
         yield batch
 
 
-def process(
-    stages: Stages,
-    frames: Iterable[Frame],
-    predictor: Predictor,
-    draw: Callable[[np.ndarray, Instances], np.ndarray],
-    batch_size: int,
-) -> Iterator[tuple[Frame, Instances, np.ndarray]]:
-    """Frames with what was found in them and a drawing of it, in order.
+def get_draw_function(predictor: Predictor, source: ImageFiles | Video) -> Draw:
+    """A function that draws predictions on frames. In a video, objects keep their colours."""
+    if isinstance(source, ImageFiles):
+        return predictor.draw
+    visualizer = VideoVisualizer(predictor.metadata)
 
-    While one is used, the next is drawn, those after it go through the model, and those after them
-    are read. Masks of large frames are large, so no more than one batch waits for its drawing.
+    def draw(image: np.ndarray, instances: Instances) -> np.ndarray:
+        drawing = visualizer.draw_instance_predictions(image[:, :, ::-1], instances)
+        return cv2.cvtColor(drawing.get_image(), cv2.COLOR_RGB2BGR)
+
+    return draw
+
+
+def predict_and_draw(
+    predictor: Predictor, frames: Iterable[Frame], draw: Draw | None, batch_size: int
+) -> Generator[tuple[Frame, Instances, np.ndarray], None, None]:
+    """Frames in order, each with its predictions and its drawing, (H, W, 3) uint8, BGR.
+
+    Reading, prediction and drawing run in threads; close the generator to end them.
+
+    Args:
+        draw: see :func:`get_draw_function`; None to return the frames themselves.
+        batch_size: number of frames that go through the model together.
     """
 
     def predict(batch: list[Frame]) -> list[tuple[Frame, Instances]]:
         return list(zip(batch, predictor.predict([frame.image for frame in batch])))
 
-    read = stages.ahead(frames, batch_size)
-    predicted = stages.ahead(map(predict, batched(read, batch_size)), 1)
-    pairs = itertools.chain.from_iterable(predicted)
-    return stages.ahead(((f, found, draw(f.image, found)) for f, found in pairs), 1)
+    def draw_frame(pair: tuple[Frame, Instances]) -> tuple[Frame, Instances, np.ndarray]:
+        frame, instances = pair
+        return frame, instances, draw(frame.image, instances) if draw else frame.image
+
+    with ExitStack() as stack:
+
+        def stage(items: Iterable[T], depth: int) -> Iterator[T]:
+            return stack.enter_context(closing(prefetch(items, depth)))
+
+        read = stage(frames, batch_size)
+        # Masks of large frames are large: at most one batch of them waits to be drawn.
+        predicted = stage(map(predict, batched(read, batch_size)), 1)
+        yield from stage(map(draw_frame, itertools.chain.from_iterable(predicted)), 1)

@@ -1,39 +1,40 @@
 import logging
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
+from detectron2.utils.visualizer import Visualizer
 
 from ..checkpoint import YOLACTCheckpointer, check_weights_exist
 from .classes import class_metadata
-from .drawing import draw_picture
 
 
 class Predictor:
-    """A model with its weights, which finds objects in pictures as OpenCV reads them.
+    """Finds objects in images that are read by OpenCV.
 
-    It is Detectron2's `DefaultPredictor` for several pictures at once, with the names of the
-    classes that the config stores, and with what can be known to be wrong said before work starts.
+    Like Detectron2's `DefaultPredictor`, but it also takes batches, knows the class names that are
+    stored in the config, and checks the config and the weights before it builds the model.
 
     Attributes:
-        model: the YOLACT, in evaluation mode. A copy by :func:`optimize_for_inference` may replace
-            it.
-        metadata: `thing_classes` and `thing_dataset_id_to_contiguous_id`, as far as known.
+        model: the YOLACT, in evaluation mode. It may be replaced by a copy from
+            :func:`optimize_for_inference`.
+        metadata: class names and category ids, see :func:`class_metadata`.
     """
 
     def __init__(self, cfg: CfgNode, *, confidence_threshold: float = 0.5, top_k: int = 0):
         """
         Args:
-            cfg: a config of this project; MODEL.WEIGHTS says which weights to load.
+            cfg: a config of this project; the weights are loaded from MODEL.WEIGHTS.
             confidence_threshold: detections with a lower score are dropped.
-            top_k: at most so many detections of a picture, the best; 0 for
+            top_k: keep this many detections of an image, the best; 0 for
                 TEST.DETECTIONS_PER_IMAGE.
 
         Raises:
-            ValueError: naming the key or file that is wrong.
+            ValueError: naming the key, file or argument that is wrong.
         """
         name = cfg.MODEL.META_ARCHITECTURE
         if name != "YOLACT":
@@ -62,21 +63,23 @@ class Predictor:
             image: (H, W, 3) uint8, BGR.
 
         Returns:
-            what :class:`YOLACT` finds in it, in its resolution, on the CPU.
+            the predictions of :class:`YOLACT` in the resolution of the image, on the CPU.
         """
         return self.predict([image])[0]
 
     @torch.no_grad()
     def predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
-        """As :meth:`__call__`, of several images, which may differ in size, in one batch."""
-        outputs = self.model([{"image": self._tensor(image)} for image in images])
+        """Like :meth:`__call__`, for a batch of images, which may differ in size."""
+        outputs = self.model([{"image": self._to_tensor(image)} for image in images])
         return [output["instances"].to("cpu") for output in outputs]
 
     def draw(self, image: np.ndarray, instances: Instances) -> np.ndarray:
-        """A copy of an image (H, W, 3), BGR, with masks, boxes, names and scores on it."""
-        return draw_picture(image, instances, self.metadata)
+        """A copy of an image, (H, W, 3) uint8, BGR, with its predictions drawn on it."""
+        drawing = Visualizer(image[:, :, ::-1], self.metadata).draw_instance_predictions(instances)
+        return cv2.cvtColor(drawing.get_image(), cv2.COLOR_RGB2BGR)
 
-    def _tensor(self, image: np.ndarray) -> torch.Tensor:
+    def _to_tensor(self, image: np.ndarray) -> torch.Tensor:
+        """(3, H, W) in the channel order of the model."""
         if image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"an image must have the shape (H, W, 3), got {image.shape}")
         if self.input_format == "RGB":

@@ -1,6 +1,5 @@
-"""Predictions as a JSON file in COCO's format for results."""
+"""Predictions in COCO's results format."""
 
-import json
 import os
 from typing import Any
 
@@ -8,21 +7,19 @@ from detectron2.data.catalog import Metadata
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
-from ..files import atomic_write
 from .sources import Frame
 
 
 def coco_results(frame: Frame, instances: Instances, metadata: Metadata) -> list[dict[str, Any]]:
-    """One dict for each object, as pycocotools' `loadRes` takes them.
+    """The predictions for a frame in the format that pycocotools' `loadRes` reads.
 
     Args:
-        frame: the image that they were found in.
         instances: on the CPU.
         metadata: see :func:`class_metadata`.
 
     Returns:
-        dicts of "image_id", "category_id", "bbox" (XYWH, pixels), "score" and "segmentation" (RLE),
-        and besides "file_name" and, if it is known, "category_name".
+        one dict for each object: "image_id", "category_id", "bbox" (XYWH, pixels), "score",
+        "segmentation" (RLE), and also "file_name" and, if it is known, "category_name".
     """
     category_ids = {v: k for k, v in metadata.thing_dataset_id_to_contiguous_id.items()}
     names = metadata.get("thing_classes")
@@ -34,9 +31,3 @@ def coco_results(frame: Frame, instances: Instances, metadata: Metadata) -> list
         if names is not None:
             result["category_name"] = names[index]
     return results
-
-
-def write_results(path: str, results: list[dict[str, Any]]) -> None:
-    """Write all results at once."""
-    with atomic_write(path) as partial, open(partial, "w") as file:
-        json.dump(results, file)

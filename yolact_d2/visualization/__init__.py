@@ -1,1 +1,1 @@
-"""Figures for people: how masks come about, how training went."""
+"""Figures of training samples and of how masks are made."""

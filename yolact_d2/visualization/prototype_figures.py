@@ -1,4 +1,4 @@
-"""Figures of how masks come about. Nothing here needs a display."""
+"""Figures of how masks are made. They need no display."""
 
 import math
 from collections.abc import Sequence
@@ -7,23 +7,35 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from ..files import atomic_write
 from ..modeling.masks import inside_boxes
-from .prototypes import MaskParts, agreement, build_up, strongest_first
+from .prototypes import MaskParts, iou_with_final_mask, partial_sums, strongest_first
 
 _BOX_COLOR = "#ff9f1c"
 _MASK_COLOR = "#ff2d87"
-_POSITIVE, _NEGATIVE, _WEAK = "#c0392b", "#2c6fbb", "#c9ced6"  # as in the colour map RdBu_r
-# Logits are shown up to here, where a mask is certain: the sigmoid of 6 is 0.998.
-_LOGIT_LIMIT = 6.0
+_POSITIVE, _NEGATIVE, _OTHER = "#c0392b", "#2c6fbb", "#c9ced6"  # as in the colour map RdBu_r
+# Range of the logits shown: the sigmoid of 6 is 0.998.
+_MAX_LOGIT = 6.0
 _SHEET_ROWS = 4
 _TITLE_HEIGHT = 0.3  # inches
 
 
+def save_figure(figure: Figure, path: str) -> None:
+    """Write a figure as a PNG file.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    with atomic_write(path) as partial:
+        figure.savefig(partial, format="png", dpi=100)
+
+
 def prototype_sheet(image: np.ndarray, prototypes: Tensor) -> Figure:
-    """The picture, and beside it its prototypes.
+    """An image and its prototypes.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -31,25 +43,14 @@ def prototype_sheet(image: np.ndarray, prototypes: Tensor) -> Figure:
     """
     aspect = image.shape[0] / image.shape[1]
     columns = math.ceil(len(prototypes) / _SHEET_ROWS)
-    rows = math.ceil(len(prototypes) / columns)
-    # The picture is two tiles wide and high.
+    rows = max(math.ceil(len(prototypes) / columns), 2)
+    # The image takes 2 x 2 tiles.
     figure = Figure(
-        figsize=(1.6 * (columns + 2), max(rows, 2) * (1.6 * aspect + _TITLE_HEIGHT)),
-        layout="constrained",
+        figsize=(1.6 * (columns + 2), rows * (1.6 * aspect + _TITLE_HEIGHT)), layout="constrained"
     )
-    grid = figure.add_gridspec(max(rows, 2), columns + 2)
-    _show(figure.add_subplot(grid[:2, :2]), image, "picture")
-    if rows > 2:
-        note = figure.add_subplot(grid[2:, :2])
-        note.set_axis_off()
-        note.text(
-            0.5,
-            0.9,
-            f"its {len(prototypes)} prototypes,\neach from 0 (dark)\nto its maximum (bright)",
-            ha="center",
-            va="top",
-            fontsize=10,
-        )
+    figure.suptitle(f"{len(prototypes)} prototypes, each from 0 (dark) to its maximum (bright)")
+    grid = figure.add_gridspec(rows, columns + 2)
+    _show(figure.add_subplot(grid[:2, :2]), image, "image")
     for i, prototype in enumerate(prototypes):
         axis = figure.add_subplot(grid[i // columns, 2 + i % columns])
         title = f"{i}   (max {prototype.max():.2g})"
@@ -60,27 +61,27 @@ def prototype_sheet(image: np.ndarray, prototypes: Tensor) -> Figure:
 def detection_figure(
     image: np.ndarray, parts: MaskParts, index: int, class_name: str, num_steps: int = 6
 ) -> Figure:
-    """How the mask of one detection comes about, from top to bottom.
+    """How the mask of a detection is made.
 
-    The detection and its coefficients; what each of the strongest prototypes adds; the mask as
-    it builds up; the mask before and after the crop, and in the picture.
+    From top to bottom: the detection and its coefficients; the contributions of the strongest
+    prototypes; the mask after each of them; the mask before and after the crop, and in the image.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        parts: of this picture.
-        index: which of its detections.
-        class_name: of that detection.
-        num_steps: how many of the strongest prototypes are shown one by one.
+        parts: of this image.
+        index: of the detection in `parts`.
+        class_name: of the detection.
+        num_steps: number of prototypes that are shown one by one.
 
     Raises:
-        ValueError: if the box of the detection has no cell inside the picture.
+        ValueError: if no cell of the box is inside the image.
     """
     prototypes, coefficients = parts.prototypes, parts.coefficients[index]
     inside = inside_boxes(parts.boxes[index : index + 1], *prototypes.shape[1:])[0]
     if not inside.any():
-        raise ValueError(f"detection {index} lies outside the picture")
+        raise ValueError(f"detection {index} is outside the image")
     order = strongest_first(prototypes, coefficients, inside)
-    partial = build_up(prototypes, coefficients, order)
+    sums = partial_sums(prototypes, coefficients, order)
     shown = order[:num_steps].tolist()
     detection = parts.instances[index]
     box = detection.pred_boxes.tensor[0].tolist()
@@ -89,38 +90,35 @@ def detection_figure(
     heights = [2.2, *[tile_height + 2 * _TITLE_HEIGHT] * 2, 1.6 * tile_height + 2 * _TITLE_HEIGHT]
     columns = len(shown) + 1
     figure = Figure(figsize=(2 * columns + 0.6, sum(heights)), layout="constrained")
-    top, middle, lower, bottom = figure.subfigures(4, 1, height_ratios=heights)
+    parts_of_figure = figure.subfigures(4, 1, height_ratios=heights)
+    first, second, third, fourth = parts_of_figure  # type: ignore[misc]
 
-    _title(top, "1. A detection has a class, a score, a box and a coefficient for each prototype")
-    left, right = top.subplots(1, 2, width_ratios=[1, columns - 1])
+    _title(first, "1. The detection: class, score, box and a coefficient for each prototype")
+    left, right = first.subplots(1, 2, width_ratios=[1, columns - 1])
     _show(left, image, f"{class_name}, score {float(detection.scores[0]):.2f}")
     _draw_box(left, box)
     _draw_coefficients(right, coefficients, shown)
 
-    _title(middle, "2. What the strongest prototypes add to the logits of its mask")
-    axes = middle.subplots(1, columns, squeeze=False)[0]
-    titles = [f"{coefficients[i]:+.2f} x prototype {i}" for i in shown]
-    terms = [coefficients[i] * prototypes[i] for i in shown]
-    logits = _row(axes, [*terms, partial[-1]], [*titles, "sum of all"], image, box, "RdBu_r")
-    middle.colorbar(logits, ax=axes[-1], shrink=0.8, extend="both")
+    _title(second, "2. Contributions of the strongest prototypes to the logits of the mask")
+    axes = second.subplots(1, columns, squeeze=False)[0]
+    titles = [*(f"{coefficients[i]:+.2f} x prototype {i}" for i in shown), "sum of all"]
+    terms = [*(coefficients[i] * prototypes[i] for i in shown), sums[-1]]
+    logits = _show_row(axes, terms, titles, image, box, "RdBu_r")
+    second.colorbar(logits, ax=axes[-1], shrink=0.8, extend="both")
 
-    _title(
-        lower,
-        "3. The mask builds up: sigmoid of the sum so far, and IoU with the final mask in the box",
-    )
-    axes = lower.subplots(1, columns, squeeze=False)[0]
-    similarity = agreement(partial, inside)[: len(shown)]
-    titles = [f"after {n}: IoU {iou:.2f}" for n, iou in enumerate(similarity, start=1)]
-    soft = [logits.sigmoid() for logits in (*partial[: len(shown)], partial[-1])]
-    titles = [*titles, f"after all {len(order)}"]
-    probabilities = _row(axes, soft, titles, image, box, "gray")
-    lower.colorbar(probabilities, ax=axes[-1], shrink=0.8)
+    _title(third, "3. Sigmoid of the sum so far, and its IoU with the final mask inside the box")
+    axes = third.subplots(1, columns, squeeze=False)[0]
+    ious = iou_with_final_mask(sums, inside)[: len(shown)]
+    titles = [*(f"after {n}: IoU {iou:.2f}" for n, iou in enumerate(ious, start=1))]
+    soft = [x.sigmoid() for x in (*sums[: len(shown)], sums[-1])]
+    masks = _show_row(axes, soft, [*titles, f"after all {len(order)}"], image, box, "gray")
+    third.colorbar(masks, ax=axes[-1], shrink=0.8)
 
-    _title(bottom, "4. The mask is cut off at the box (and a margin of one cell), and thresholded")
-    axes = bottom.subplots(1, 3)
+    _title(fourth, "4. The mask is cropped to the box (with a margin of one cell) and thresholded")
+    axes = fourth.subplots(1, 3)
     cropped = [soft[-1], soft[-1] * inside]
-    _row(axes[:2], cropped, ["before the crop", "after the crop"], image, box, "gray")
-    _show(axes[2], _tint(image, detection.pred_masks[0].numpy()), "above 0.5, in the picture")
+    _show_row(axes[:2], cropped, ["before the crop", "after the crop"], image, box, "gray")
+    _show(axes[2], _tint(image, detection.pred_masks[0].numpy()), "above 0.5, in the image")
     _draw_box(axes[2], box)
     return figure
 
@@ -129,67 +127,30 @@ def _title(part: SubFigure, text: str) -> None:
     part.suptitle(text, fontsize=11, fontweight="bold", x=0.01, ha="left")
 
 
-def _row(axes, maps, titles, image, box, cmap):
-    """A row of maps (h, w) with the box: logits in RdBu_r, or probabilities in gray."""
-    low, high = (0, 1) if cmap == "gray" else (-_LOGIT_LIMIT, _LOGIT_LIMIT)
-    for axis, values, title in zip(axes, maps, titles):
-        shown = _show_map(axis, values, image, title, cmap, low, high)
-        _draw_box(axis, box)
-    return shown
-
-
-def _draw_coefficients(axis: Axes, coefficients: Tensor, shown: Sequence[int]) -> None:
-    """Bars, of which those in `shown` are coloured by their sign."""
-    colors = [
-        _WEAK if i not in shown else _POSITIVE if c > 0 else _NEGATIVE
-        for i, c in enumerate(coefficients.tolist())
-    ]
-    axis.bar(range(len(coefficients)), coefficients, color=colors)
-    for rank, i in enumerate(shown, start=1):
-        value = float(coefficients[i])
-        axis.annotate(
-            str(rank),
-            (i, value),
-            xytext=(0, -3 if value > 0 else 3),
-            textcoords="offset points",
-            ha="center",
-            va="top" if value > 0 else "bottom",
-            color="white",
-            fontsize=8,
-            fontweight="bold",
-        )
-    axis.axhline(0, color="black", linewidth=0.8)
-    axis.set_ylim(-1.05, 1.05)
-    axis.set_xlim(-0.6, len(coefficients) - 0.4)
-    axis.set_xticks(range(len(coefficients)))
-    axis.tick_params(labelsize=7)
-    axis.set_title(
-        "its coefficients; coloured, in order: |coefficient| x energy of the prototype in the box",
-        fontsize=9,
-    )
-    axis.set_xlabel("prototype", fontsize=8)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
 def _show(axis: Axes, image: np.ndarray, title: str) -> None:
     axis.imshow(image)
     axis.set_title(title, fontsize=9)
     axis.set_axis_off()
 
 
-def _show_map(axis, values, image, title, cmap, low, high=None):
-    """Show a map (h, w) over the whole of the picture that it belongs to."""
+def _show_map(axis, values, image, title, cmap, low, high=None) -> AxesImage:
+    """Show a map (h, w), stretched over the whole image that it belongs to."""
     height, width = image.shape[:2]
+    extent = (0, width, height, 0)
     shown = axis.imshow(
-        values,
-        cmap=cmap,
-        vmin=low,
-        vmax=high,
-        extent=(0, width, height, 0),
-        interpolation="nearest",
+        values, cmap=cmap, vmin=low, vmax=high, extent=extent, interpolation="nearest"
     )
     axis.set_title(title, fontsize=9)
     axis.set_axis_off()
+    return shown
+
+
+def _show_row(axes, maps, titles, image, box, cmap) -> AxesImage:
+    """Show maps (h, w) with the box: probabilities in gray, or logits in another colour map."""
+    low, high = (0, 1) if cmap == "gray" else (-_MAX_LOGIT, _MAX_LOGIT)
+    for axis, values, title in zip(axes, maps, titles):
+        shown = _show_map(axis, values, image, title, cmap, low, high)
+        _draw_box(axis, box)
     return shown
 
 
@@ -200,8 +161,28 @@ def _draw_box(axis: Axes, box: Sequence[float]) -> None:
     )
 
 
+def _draw_coefficients(axis: Axes, coefficients: Tensor, shown: Sequence[int]) -> None:
+    """Bars of all coefficients. Those in `shown` are coloured by sign and numbered."""
+    values = coefficients.tolist()
+    colors = [_POSITIVE if value > 0 else _NEGATIVE for value in values]
+    colors = [color if i in shown else _OTHER for i, color in enumerate(colors)]
+    bars = axis.bar(range(len(values)), values, color=colors)
+    labels = [str(shown.index(i) + 1) if i in shown else "" for i in range(len(values))]
+    axis.bar_label(bars, labels, label_type="center", color="white", fontsize=8, fontweight="bold")
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.set_ylim(-1.05, 1.05)
+    axis.set_xlim(-0.6, len(values) - 0.4)
+    axis.set_xticks(range(len(values)))
+    axis.tick_params(labelsize=7)
+    axis.set_title(
+        "coefficients; numbered by |coefficient| x RMS of the prototype inside the box", fontsize=9
+    )
+    axis.set_xlabel("prototype", fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
 def _tint(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The image (H, W, 3) in 0..1, with the mask (H, W) in colour."""
+    """The image (H, W, 3) in 0..1 with a coloured mask (H, W)."""
     tinted = image / 255
     tinted[mask] = 0.3 * tinted[mask] + 0.7 * np.array(to_rgb(_MASK_COLOR))
     return tinted

@@ -1,4 +1,4 @@
-"""Many pictures in one."""
+"""Arrange several images in one."""
 
 import math
 from collections.abc import Sequence
@@ -9,11 +9,13 @@ _GAP = 8  # pixels
 
 
 def sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Put images into rows on white, each in the middle of a cell that any of them fits.
+    """Arrange images in rows on white, each in the middle of a cell.
+
+    All cells have the size of the largest image, plus a gap.
 
     Args:
         images: (H, W, 3) uint8, of any sizes; at least one.
-        columns: how many in a row.
+        columns: number of images in a row.
 
     Returns:
         (H', W', 3) uint8
