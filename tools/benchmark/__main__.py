@@ -14,10 +14,10 @@ import argparse
 from yolact_d2.inference import find_images
 
 from .images import parse_size
-from .measure import Benchmark, Settings
+from .measure import Benchmark
 from .models import parse_model
 from .report import render, write_report
-from .variants import VARIANTS, check_variant
+from .variants import VARIANTS
 
 DEFAULT_MODELS = [
     ["YOLACT", "yolact_R_50_FPN_550"],
@@ -44,9 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         action="append",
         metavar="WORD",
-        help="LABEL CONFIG [KEY VALUE ...], once for each model. CONFIG is a YAML file or a name in "
-        "this project's or Detectron2's model zoo. The weights are random unless MODEL.WEIGHTS is "
-        "among the keys. Default: YOLACT and Mask R-CNN with ResNet-50",
+        help="LABEL CONFIG [KEY VALUE ...] of each model. CONFIG is a YAML file or a name in "
+        "this project's or in Detectron2's model zoo. Weights are random without MODEL.WEIGHTS. "
+        "Default: YOLACT and Mask R-CNN with ResNet-50",
     )
     add("--images", nargs="+", metavar="PATH", help="image files, folders or globs")
     add("--sizes", nargs="+", default=["640x427"], help="WIDTHxHEIGHT of generated images")
@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def build_settings(args: argparse.Namespace) -> Settings:
+def build_benchmark(args: argparse.Namespace) -> Benchmark:
     """
     Raises:
         ValueError: naming the argument that is wrong.
@@ -70,16 +70,17 @@ def build_settings(args: argparse.Namespace) -> Settings:
     specs = [parse_model(words, args.device) for words in args.model or DEFAULT_MODELS]
     if len({spec.label for spec in specs}) < len(specs):
         raise ValueError("two models have the same label")
-    for name in args.variants:
-        check_variant(name)
+    unknown = {part for name in args.variants for part in name.split("+")} - VARIANTS.keys()
+    if unknown:
+        raise ValueError(f"unknown variants {sorted(unknown)}; known are {', '.join(VARIANTS)}")
     if args.images:
         images = {"images": find_images(args.images)}
     else:
         seeds = range(args.num_images)
         images = {size: [(*parse_size(size), seed) for seed in seeds] for size in args.sizes}
-    return Settings(
-        specs=specs,
-        images=images,
+    return Benchmark(
+        specs,
+        images,
         variants=args.variants,
         batch_sizes=args.batch_sizes,
         repeats=args.repeats,
@@ -92,10 +93,10 @@ def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
     try:
-        settings = build_settings(args)
+        benchmark = build_benchmark(args)
     except ValueError as error:
         parser.error(str(error))
-    results = Benchmark(settings).run()
+    results = benchmark.run()
     print(render(results))
     if args.output:
         write_report(results, args.output)

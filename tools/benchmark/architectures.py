@@ -1,4 +1,4 @@
-"""What the benchmark knows about each meta-architecture. A new one is one entry in ARCHITECTURES."""
+"""What the benchmark knows about meta-architectures. A new one is one entry in ARCHITECTURES."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,10 +20,8 @@ class Call(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    num_classes: str
-    """Config key of the number of foreground classes."""
     score_threshold: str
-    """Config key of the lowest score that a detection needs."""
+    """Config key of the score that a detection must exceed."""
     calls: Callable[[nn.Module], list[Call]]
     """The calls of a model that mark stages. They may nest: the innermost counts. Whatever is in
     none of them belongs to "heads"."""
@@ -61,15 +59,9 @@ def _retinanet_calls(model: nn.Module) -> list[Call]:
 
 
 ARCHITECTURES = {
-    "YOLACT": Architecture(
-        "MODEL.YOLACT.NUM_CLASSES", "MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST", _yolact_calls
-    ),
-    "GeneralizedRCNN": Architecture(
-        "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", _rcnn_calls
-    ),
-    "RetinaNet": Architecture(
-        "MODEL.RETINANET.NUM_CLASSES", "MODEL.RETINANET.SCORE_THRESH_TEST", _retinanet_calls
-    ),
+    "YOLACT": Architecture("MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST", _yolact_calls),
+    "GeneralizedRCNN": Architecture("MODEL.ROI_HEADS.SCORE_THRESH_TEST", _rcnn_calls),
+    "RetinaNet": Architecture("MODEL.RETINANET.SCORE_THRESH_TEST", _retinanet_calls),
 }
 
 

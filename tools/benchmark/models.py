@@ -1,7 +1,7 @@
 """Models: from the words of the command line to a detector that takes BGR images."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 from unittest.mock import patch
@@ -22,7 +22,7 @@ from yolact_d2.modeling import YOLACT
 from yolact_d2.modeling.weight_init import scale_residual_branches
 
 from .architectures import get_architecture
-from .timing import StageClock
+from .timing import StageClock, timer
 from .variants import apply_variant
 
 
@@ -76,15 +76,14 @@ def parse_model(words: Sequence[str], device: str | None = None) -> ModelSpec:
     spec = ModelSpec(label, find_config(config), tuple(opts))
     try:
         cfg = spec.load_cfg()
+        architecture = get_architecture(cfg)
         if "MODEL.WEIGHTS" in opts[::2]:
             check_weights_exist(cfg.MODEL.WEIGHTS)
         else:
-            opts += ["MODEL.WEIGHTS", "", get_architecture(cfg).score_threshold, "0.0"]
-        get_architecture(cfg)
+            opts += ["MODEL.WEIGHTS", "", architecture.score_threshold, "0.0"]
     except (AssertionError, KeyError, ValueError) as error:
         raise ValueError(f"{label}: {error.args[0]}") from error
-    if device is not None:
-        opts += ["MODEL.DEVICE", device]
+    opts += ["MODEL.DEVICE", device or cfg.MODEL.DEVICE]
     return spec._replace(opts=tuple(opts))
 
 
@@ -121,7 +120,7 @@ class Detector:
         Args:
             variant: see :func:`apply_variant`.
         """
-        self.spec = spec
+        self.spec, self.variant = spec, variant
         self.label = spec.label if variant == "float32" else f"{spec.label}, {variant}"
         self.cfg = spec.load_cfg()
         self.model = apply_variant(variant, load_model(self.cfg))
@@ -149,13 +148,18 @@ class Detector:
         """
         return [output["instances"] for output in self.model(self.preprocess(images))]
 
-    @torch.no_grad()
-    def time_stages(self, images: Sequence[np.ndarray], clock: StageClock) -> dict[str, float]:
-        """Run the model once.
+    def time(self, images: Sequence[np.ndarray]) -> float:
+        """Seconds of a call."""
+        start = timer()
+        self(images)
+        return timer() - start
 
-        Returns:
-            seconds of each stage; they add up to the whole call.
-        """
+    @torch.no_grad()
+    def time_stages(
+        self, images: Sequence[np.ndarray], now: Callable[[], float] = timer
+    ) -> dict[str, float]:
+        """Seconds of each stage of a call, which add up to the whole."""
+        clock = StageClock(now)
         with ExitStack() as stack:
             for stage, owner, name in get_architecture(self.cfg).calls(self.model):
                 timed = clock.stage(stage)(getattr(owner, name))

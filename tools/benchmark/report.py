@@ -1,4 +1,4 @@
-"""Results as tables, on the screen and in Markdown, as JSON and as a plot."""
+"""Results as Markdown, as JSON and as a plot."""
 
 import json
 import os
@@ -10,121 +10,102 @@ from tabulate import tabulate
 from .architectures import STAGES
 
 Row = dict[str, Any]
+_AP = ("segm AP", "bbox AP")
+_DIGITS = {"ratio": 2, "images/s": 2, "sum/median": 2, "detections": 0, "peak MB": 0}
 
 
-def _number(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def _speed(row: Row, model: Row) -> Row:
+    return {
+        **_milliseconds(row, "median", "p95"),
+        "ratio": row["ratio"],
+        "images/s": row["batch_size"] / row["median"],
+        "detections": row["detections"],
+        **_memory(row["memory"]),
+        "GFLOPs": row["gflops"],
+        **{key: model[key] for key in _AP if key in model},
+    }
 
 
-def _milliseconds(parts: Row, *names: str) -> dict[str, str]:
-    return {f"{n} ms": _number(1e3 * parts[n] if n in parts else None) for n in names}
+def _stages(row: Row) -> Row:
+    total = sum(row["stages"].values())
+    return {**_milliseconds(row["stages"], *STAGES), "sum/median": total / row["median"]}
 
 
-def _megabytes(rows: list[Row], memory: Row) -> dict[str, str]:
-    keys = {"peak MB": "process"}
-    if any(row["memory"].get("gpu") for row in rows):
-        keys["GPU peak MB"] = "gpu"
-    found = {title: memory.get(key) for title, key in keys.items()}
-    return {title: _number(x and x / 1e6, 0) for title, x in found.items()}
+def _training(row: Row) -> Row:
+    return {
+        "model": row["model"],
+        "images": "{} of {}x{}".format(row["batch_size"], *reversed(row["size"])),
+        **_milliseconds(row, "median", "p95"),
+        "ratio": row["ratio"],
+        **_milliseconds(row["parts"], *row["parts"]),
+        **_memory(row["memory"]),
+    }
 
 
-def speed_table(results: Row) -> list[Row]:
-    models = {model["model"]: model for model in results["models"]}
-    columns = [c for c in ("bbox AP", "segm AP") if any(c in m for m in models.values())]
-    return [
-        {
-            "model": row["model"],
-            "images": row["images"],
-            "batch": row["batch_size"],
-            **_milliseconds(row, "median", "p95"),
-            "ratio": _number(row["ratio"], 2),
-            "images/s": _number(row["batch_size"] / row["median"], 2),
-            "detections": _number(row["detections"], 0),
-            **_megabytes(results["speed"], row["memory"]),
-            "GFLOPs": _number(row["gflops"]),
-            **{column: _number(models[row["model"]].get(column)) for column in columns},
-        }
-        for row in results["speed"]
-    ]
+def _milliseconds(seconds: Row, *names: str) -> Row:
+    return {f"{name} ms": 1e3 * seconds[name] if name in seconds else None for name in names}
 
 
-def stage_table(results: Row) -> list[Row]:
-    return [
-        {
-            "model": row["model"],
-            "images": row["images"],
-            "batch": row["batch_size"],
-            **_milliseconds(row["stages"], *STAGES),
-            "sum/median": _number(sum(row["stages"].values()) / row["median"], 2),
-        }
-        for row in results["speed"]
-    ]
+def _memory(memory: Row) -> Row:
+    names = {"peak MB": "process", "GPU peak MB": "gpu"}
+    return {title: memory[key] / 1e6 for title, key in names.items() if memory.get(key)}
 
 
-def model_table(results: Row) -> list[Row]:
-    return [
-        {
-            "model": row["model"],
-            "weights": row["weights"],
-            "parameters (M)": _number(row["parameters"] / 1e6),
-            "opts": " ".join(row["opts"]),
-        }
-        for row in results["models"]
-    ]
-
-
-def training_table(results: Row) -> list[Row]:
-    return [
-        {
-            "model": row["model"],
-            "images": "{} of {}x{}".format(row["batch_size"], *reversed(row["size"])),
-            **_milliseconds(row, "median", "p95"),
-            "ratio": _number(row["ratio"], 2),
-            **_milliseconds(row["parts"], *row["parts"]),
-            **_megabytes(results["training"], row["memory"]),
-        }
-        for row in results["training"]
-    ]
+def _model(row: Row) -> Row:
+    return {
+        "model": row["model"],
+        "weights": row["weights"],
+        "parameters (M)": row["parameters"] / 1e6,
+        "config": os.path.basename(row["config_file"]),
+    }
 
 
 def render(results: Row) -> str:
-    """All tables and notes in Markdown."""
-    parts = ["\n".join(f"- {note}" for note in results["notes"])] if results["notes"] else []
+    """Notes and tables in Markdown."""
+    models = {model["model"]: model for model in results["models"]}
+    speed = results["speed"]
+    heads = [{"model": x["model"], "images": x["images"], "batch": x["batch_size"]} for x in speed]
     tables = {
-        "Speed": speed_table(results),
-        "Stages": stage_table(results),
-        "Training": training_table(results),
-        "Models": model_table(results),
+        "Speed": [head | _speed(row, models[row["model"]]) for head, row in zip(heads, speed)],
+        "Stages": [head | _stages(row) for head, row in zip(heads, speed)],
+        "Training": [_training(row) for row in results["training"]],
+        "Models": [_model(row) for row in results["models"]],
     }
-    for name, rows in tables.items():
-        if rows:
-            text = ("model", "images", "weights", "opts")
-            align = ["left" if key in text else "right" for key in rows[0]]
-            table = tabulate(
-                rows, headers="keys", tablefmt="github", disable_numparse=True, colalign=align
-            )
-            parts.append(f"## {name}\n\n{table}")
+    parts = ["\n".join(f"- {note}" for note in results["notes"])] if results["notes"] else []
+    parts += [f"## {title}\n\n{_table(rows)}" for title, rows in tables.items() if rows]
     facts = [f"- {key}: {value}" for key, value in results["machine"].items()]
     return "\n\n".join([*parts, "## Machine\n\n" + "\n".join(facts)]) + "\n"
 
 
+def _table(rows: list[Row]) -> str:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return tabulate(
+        [[row.get(column) for column in columns] for row in rows],
+        headers=columns,
+        tablefmt="github",
+        floatfmt=[f".{_DIGITS.get(column, 1)}f" for column in columns],
+        missingval="-",
+    )
+
+
 def plot_speed(results: Row, path: str) -> None:
-    """Images per second against AP if a dataset was given, else against GFLOPs; a panel for each
+    """Images per second against AP if a dataset was given, else against GFLOPs: a panel for each
     set of images and batch size."""
     models = {model["model"]: model for model in results["models"]}
-    kinds = ("segm AP", "bbox AP")
-    x_label = next((k for k in kinds if any(k in m for m in models.values())), "GFLOPs")
+    x_label = next((ap for ap in _AP if any(ap in m for m in models.values())), "GFLOPs")
     panels: dict[str, list[Row]] = {}
     for row in results["speed"]:
         panels.setdefault(f"{row['images']}, batch {row['batch_size']}", []).append(row)
     figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, (title, rows) in zip(axes, panels.items()):
-        for row in rows:
-            x = row["gflops"] if x_label == "GFLOPs" else models[row["model"]].get(x_label)
+        for i, row in enumerate(rows):
+            x = {"GFLOPs": row["gflops"], **models[row["model"]]}.get(x_label)
             if x is not None:
-                ax.scatter(x, row["batch_size"] / row["median"], label=row["model"])
+                y = row["batch_size"] / row["median"]
+                ax.scatter(x, y, color=f"C{i}", label=row["model"])
         ax.set(title=title, xlabel=x_label, ylabel="images / s")
+        ax.set_xlim(left=0)
         ax.set_ylim(bottom=0)
         ax.grid(alpha=0.3)
         ax.legend(fontsize="small")

@@ -9,28 +9,26 @@ import numpy as np
 from torch.utils.benchmark.utils.timer import timer
 from tqdm import tqdm
 
-T = TypeVar("T")
+A = TypeVar("A")
+R = TypeVar("R")
 
 
-def interleave(calls: Sequence[Callable[[int], T]], rounds: int, name: str) -> list[list[T]]:
+def interleave(
+    calls: Sequence[Callable[[A], R]], arguments: Sequence[A], rounds: int, name: str
+) -> list[list[R]]:
     """Call A B A B ..., so that whatever slows the machine down for a while slows all of them.
 
     Args:
-        calls: each takes the number of the round.
+        arguments: one for each round, from the first again after the last.
         name: shown by the progress bar.
 
     Returns:
         for each call its results, round by round.
     """
-    results = [[call(i) for call in calls] for i in tqdm(range(rounds), name, leave=False)]
+    results = []
+    for i in tqdm(range(rounds), name, leave=False):
+        results.append([call(arguments[i % len(arguments)]) for call in calls])
     return [list(column) for column in zip(*results)]
-
-
-def elapsed(call: Callable[[], object]) -> float:
-    """Seconds of a call. On a GPU `timer` waits for the device first."""
-    start = timer()
-    call()
-    return timer() - start
 
 
 def summarize(seconds: Sequence[float], reference: Sequence[float]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from detectron2.solver import build_optimizer
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.events import EventStorage
 
-from .architectures import get_architecture
 from .images import generate_image
 from .models import ModelSpec, load_model
 from .timing import StageClock
@@ -32,10 +31,8 @@ def training_size(cfg: CfgNode, image_size: tuple[int, int]) -> tuple[int, int]:
     )
 
 
-def random_ground_truth(
-    size: tuple[int, int], num_classes: int, mask_format: str, seed: int
-) -> Instances:
-    """Ellipses of all sizes.
+def random_ground_truth(size: tuple[int, int], mask_format: str, seed: int) -> Instances:
+    """NUM_OBJECTS ellipses of all sizes, of class 0.
 
     Args:
         size: (height, width).
@@ -51,7 +48,7 @@ def random_ground_truth(
             {
                 "bbox": [*polygon.min(axis=0), *polygon.max(axis=0)],
                 "bbox_mode": BoxMode.XYXY_ABS,
-                "category_id": int(rng.integers(num_classes)),
+                "category_id": 0,
                 "segmentation": [polygon.ravel().astype(float)],
             }
         )
@@ -71,16 +68,13 @@ class TrainingStep:
         self.model = load_model(cfg).train()
         self.optimizer = build_optimizer(cfg, self.model)
         self.size = training_size(cfg, image_size)
-        num_classes: CfgNode | int = cfg
-        for key in get_architecture(cfg).num_classes.split("."):
-            num_classes = num_classes[key]
         self.batch = []
         for seed in range(batch_size):
             image = torch.from_numpy(generate_image(*self.size, seed)).permute(2, 0, 1)
-            truth = random_ground_truth(self.size, num_classes, cfg.INPUT.MASK_FORMAT, seed)
+            truth = random_ground_truth(self.size, cfg.INPUT.MASK_FORMAT, seed)
             self.batch.append({"image": image, "instances": truth})
 
-    def __call__(self) -> dict[str, float]:
+    def __call__(self, _: None = None) -> dict[str, float]:
         """
         Returns:
             seconds of the "forward" pass with its losses, the "backward" pass and the "optimizer".
@@ -94,7 +88,7 @@ class TrainingStep:
                 loss.backward()
             with clock.stage("optimizer"):
                 self.optimizer.step()
-        return clock.seconds
+        return dict(clock.seconds)
 
 
 def run_steps(spec: ModelSpec, image_size: tuple[int, int], batch_size: int) -> None:

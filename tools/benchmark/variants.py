@@ -10,7 +10,6 @@ from yolact_d2.modeling import YOLACT
 def _amp(model: nn.Module) -> nn.Module:
     device = model.device.type
     dtype = torch.float16 if device == "cuda" else torch.bfloat16
-    # As a decorator autocast ends with each call, also where a model calls its own forward.
     model.forward = torch.autocast(device, dtype)(model.forward)
     return model
 
@@ -46,9 +45,10 @@ VARIANTS = {
 def apply_variant(name: str, model: nn.Module) -> nn.Module:
     """
     Args:
-        name: a key of VARIANTS, or several joined by "+", which are applied in turn.
+        name: a key of VARIANTS, or several joined by "+".
     """
-    for part in name.split("+"):
+    # "optimized" first: it makes a copy, without what others did to the model.
+    for part in sorted(name.split("+"), key=lambda part: part != "optimized"):
         model = VARIANTS[part](model)
     return model
 
@@ -56,16 +56,3 @@ def apply_variant(name: str, model: nn.Module) -> nn.Module:
 def is_available(name: str, architecture: str) -> bool:
     """Whether models of a meta-architecture have a variant."""
     return architecture == YOLACT.__name__ or "optimized" not in name.split("+")
-
-
-def check_variant(name: str) -> None:
-    """
-    Raises:
-        ValueError: if there is no such variant.
-    """
-    first, *others = name.split("+")
-    for part in (first, *others):
-        if part not in VARIANTS:
-            raise ValueError(f"unknown variant {part!r}; known are {', '.join(VARIANTS)}")
-    if "optimized" in others:  # it works on a copy, without the other variants
-        raise ValueError(f"variant {name!r}: 'optimized' must come first")
