@@ -1,7 +1,6 @@
 """`python -m tools.benchmark`, in this process."""
 
 import json
-import runpy
 import sys
 
 import pytest
@@ -83,5 +82,5 @@ def test_wrong_arguments_are_named(monkeypatch, capsys):
     ]:
         monkeypatch.setattr(sys, "argv", ["benchmark", *args])
         with pytest.raises(SystemExit) as ended:
-            runpy.run_module("tools.benchmark", run_name="__main__")
+            main()
         assert ended.value.code == 2 and message in capsys.readouterr().err

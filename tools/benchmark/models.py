@@ -77,7 +77,7 @@ def parse_model(words: Sequence[str], device: str | None = None) -> ModelSpec:
     try:
         cfg = spec.load_cfg()
         architecture = get_architecture(cfg)
-        if "MODEL.WEIGHTS" in opts[::2]:
+        if cfg.MODEL.WEIGHTS and "MODEL.WEIGHTS" in opts[::2]:
             check_weights_exist(cfg.MODEL.WEIGHTS)
         else:
             opts += ["MODEL.WEIGHTS", "", architecture.score_threshold, "0.0"]
