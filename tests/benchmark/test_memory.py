@@ -1,12 +1,14 @@
 import os
 
 import numpy as np
+import pytest
 
 from tools.benchmark.memory import high_water, peak_memory
 
 MEGABYTE = 2**20
 
 
+@pytest.mark.slow
 def test_peak_of_a_new_process():
     block = np.ones(1000 * MEGABYTE, np.uint8)
     own = high_water()
