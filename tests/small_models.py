@@ -1,4 +1,4 @@
-"""Small models: for the benchmark's tests, in the words of its command line, and built."""
+"""Small models: built, and in the words of the benchmark's command line."""
 
 import torch
 from detectron2.modeling import build_model
@@ -6,23 +6,27 @@ from plain import CONFIGS
 
 from yolact_d2 import load_config
 
-_SMALL = "MODEL.RESNETS.DEPTH=18,MODEL.RESNETS.RES2_OUT_CHANNELS=64,MODEL.FPN.OUT_CHANNELS=32"
-_SIZE = "INPUT.MIN_SIZE_TEST=96,INPUT.MIN_SIZE_TRAIN=(96,)"
-
-YOLACT = f"{CONFIGS / 'yolact_shapes.yaml'}:INPUT.IMAGE_SIZE=96"
-MASK_RCNN = (
-    f"mask_rcnn=COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml:{_SMALL},{_SIZE},"
-    "MODEL.RPN.POST_NMS_TOPK_TEST=40"
+_SMALL_RESNET = (
+    "MODEL.RESNETS.DEPTH 18 MODEL.RESNETS.RES2_OUT_CHANNELS 64 MODEL.FPN.OUT_CHANNELS 16 "
+    "INPUT.MIN_SIZE_TEST 64 INPUT.MIN_SIZE_TRAIN (64,)"
 )
-CASCADE = (
-    f"cascade=Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml:{_SMALL},{_SIZE},"
-    "MODEL.RPN.POST_NMS_TOPK_TEST=40"
+_SMALL_HEADS = (
+    "MODEL.RPN.POST_NMS_TOPK_TEST 40 MODEL.RPN.POST_NMS_TOPK_TRAIN 40 "
+    "MODEL.ROI_BOX_HEAD.FC_DIM 32 MODEL.ROI_MASK_HEAD.CONV_DIM 8 "
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 16"
 )
-FASTER_RCNN = (
-    f"faster_rcnn=COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml:{_SMALL},{_SIZE},"
-    "MODEL.RPN.POST_NMS_TOPK_TEST=40"
-)
-RETINANET = f"retinanet=COCO-Detection/retinanet_R_50_FPN_1x.yaml:{_SMALL},{_SIZE}"
+# LABEL CONFIG [KEY VALUE ...], as tools/benchmark takes them; each returns 7 detections.
+BENCHMARK_MODELS = {
+    words.split()[0]: [*words.split(), "TEST.DETECTIONS_PER_IMAGE", "7"]
+    for words in (
+        "yolact yolact_shapes INPUT.IMAGE_SIZE 64 MODEL.FPN.OUT_CHANNELS 16",
+        "mask_rcnn COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml "
+        f"{_SMALL_RESNET} {_SMALL_HEADS}",
+        f"cascade Misc/cascade_mask_rcnn_R_50_FPN_1x {_SMALL_RESNET} {_SMALL_HEADS}",
+        f"faster_rcnn COCO-Detection/faster_rcnn_R_50_FPN_1x {_SMALL_RESNET} {_SMALL_HEADS}",
+        f"retinanet COCO-Detection/retinanet_R_50_FPN_1x {_SMALL_RESNET}",
+    )
+}
 
 
 def tiny_yolact(config="yolact_shapes", size=64, **opts):

@@ -1,76 +1,23 @@
-import subprocess
-import sys
+import os
 
-from small_models import YOLACT
+import numpy as np
+import pytest
 
-from yolact_d2.benchmark import memory
-from yolact_d2.benchmark.memory import Request, measure_peak_memory
-from yolact_d2.benchmark.pictures import PictureSet
-from yolact_d2.benchmark.specs import ModelSpec, parse_models
-from yolact_d2.benchmark.training import TrainingSettings
+from tools.benchmark.memory import high_water, peak_memory
 
 MEGABYTE = 2**20
 
 
-def request(**changes):
-    fields = dict(
-        spec=parse_models([YOLACT], device="cpu")[0],
-        variant="float32",
-        pictures=PictureSet("x", size=(60, 90), num_generated=2),
-        batch_size=1,
-        num_detections=5,
-    )
-    return Request(**{**fields, **changes})
+@pytest.mark.slow
+def test_peak_of_a_new_process():
+    block = np.ones(1000 * MEGABYTE, np.uint8)
+    own = high_water()
+    assert own > block.nbytes
+    del block
+    found = peak_memory(np.ones, 300 * MEGABYTE, "uint8")
+    assert found["before"] < own - 500 * MEGABYTE
+    assert 250 < (found["process"] - found["before"]) / MEGABYTE < 400
 
 
-def test_a_request_survives_the_way_to_the_process():
-    pictures = PictureSet("input", files=("a.png", "b.png"))
-    for sent in (request(), request(pictures=pictures, training=TrainingSettings(3, 7))):
-        assert Request.from_json(sent.to_json()) == sent
-
-
-def test_high_water_mark_of_a_new_process():
-    # In ru_maxrss Linux would count the memory of the process that starts it.
-    code = (
-        "from yolact_d2.benchmark.memory import high_water\n"
-        "before = high_water()\n"
-        f"block = b'x' * {300 * MEGABYTE}\n"
-        "del block\n"
-        "print(before, high_water())"
-    )
-    command = [sys.executable, "-c", code]
-    start = f"x = b'x' * {1500 * MEGABYTE}; import subprocess; subprocess.run({command})"
-    done = subprocess.run([sys.executable, "-c", start], stdout=subprocess.PIPE, check=True)
-    before, after = (int(number) / MEGABYTE for number in done.stdout.split())
-    assert before < 1400
-    assert 200 < after - before < 310
-
-
-def test_pictures_are_held_only_while_they_are_needed(monkeypatch):
-    held, most = [], []
-
-    class Runner:
-        device = memory.torch.device("cpu")
-
-        def __init__(self, *args):
-            pass
-
-        def calibrate(self, pictures):
-            assert len(list(pictures)) == 6
-
-        def __call__(self, pictures):
-            held.append(pictures)
-            most.append(len(pictures))
-
-    monkeypatch.setattr(memory, "Runner", Runner)
-    pictures = PictureSet("x", size=(8, 8), num_generated=6)
-    found = memory.work(request(pictures=pictures, batch_size=2))
-    assert most == [2, 2, 2]
-    assert found["gpu"] is None and 0 < found["before"] <= found["process"]
-
-
-def test_a_process_that_fails():
-    missing = ModelSpec("x", "nowhere.yaml")
-    peak = measure_peak_memory(request(spec=missing))
-    assert peak.process is None
-    assert "nowhere.yaml" in peak.failure and "ended with 1" in peak.failure
+def test_a_process_that_dies_is_reported():
+    assert "BrokenProcessPool" in peak_memory(os._exit, 9)["failure"]

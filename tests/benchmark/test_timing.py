@@ -1,44 +1,39 @@
 import pytest
 
-from yolact_d2.benchmark.timing import median, p95, ratio, seconds, take_turns
+from tools.benchmark.timing import StageClock, interleave, median_by_key, summarize
 
 
-def test_models_take_turns():
+def test_calls_are_interleaved():
     calls = []
-    results = take_turns(
-        [lambda turn, name=name: calls.append(f"{name}{turn}") or name * turn for name in "abc"], 3
-    )
-    assert calls == ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "b2", "c2"]
-    assert results == [["", "a", "aa"], ["", "b", "bb"], ["", "c", "cc"]]
+    a, b = (lambda x, name=name: calls.append(name + x) or name + x for name in "AB")
+    assert interleave([a, b], ["1", "2"], 3, "") == [["A1", "A2", "A1"], ["B1", "B2", "B1"]]
+    assert calls == ["A1", "B1", "A2", "B2", "A1", "B1"]
 
 
-def test_every_call_is_reported():
-    ticks = []
-    take_turns([lambda turn: None] * 3, 4, lambda: ticks.append(1))
-    assert len(ticks) == 12
+def test_ratio_is_the_median_over_rounds():
+    found = summarize([0.4, 0.6, 1.0], [0.1, 0.3, 0.2])
+    assert found["median"] == 0.6 and found["seconds"] == [0.4, 0.6, 1.0]
+    assert found["p95"] == pytest.approx(0.6 + 0.9 * 0.4)
+    assert found["ratio"] == pytest.approx(4)  # of 4, 2 and 5
+    assert median_by_key([{"a": 1}, {"a": 5}, {"a": 2}]) == {"a": 2}
 
 
-def test_median():
-    assert median([5, 1, 100]) == 5
-    assert median([4, 1, 100, 2]) == 3
+def test_each_moment_counts_for_the_innermost_stage():
+    now = [100.0]
+    clock = StageClock(lambda: now[0])
 
+    def work(seconds):
+        now[0] += seconds
 
-def test_p95_lies_between_the_largest_values():
-    assert p95(range(101)) == 95
-    # 0.95 * 9 = 8.55 steps from the smallest.
-    assert p95([10, 20, 30, 40, 50, 60, 70, 80, 90, 190]) == pytest.approx(90 + 0.55 * 100)
-    assert p95([7]) == 7
-
-
-def test_ratio_compares_within_a_round():
-    # The machine was slow in the second round: the ratio is 2 all the same, of medians it is 2.5.
-    reference, values = [1, 10, 4], [2, 20, 10]
-    assert ratio(values, reference) == 2
-    assert ratio(reference, reference) == 1
-
-
-def test_seconds():
-    times = iter([10.0, 12.5])
-    called = []
-    assert seconds(lambda: called.append(1), lambda: next(times)) == 2.5
-    assert called == [1]
+    nms = clock.stage("nms")(work)
+    with clock.stage("heads"):
+        work(4)
+        with clock.stage("masks"):
+            work(1)
+            nms(2)
+            work(0.5)
+        nms(3)
+    work(50)
+    with clock.stage("heads"):
+        work(0.25)
+    assert clock.seconds == {"heads": 4.25, "masks": 1.5, "nms": 5}

@@ -1,58 +1,37 @@
-import numpy as np
 import pytest
 import torch
 from detectron2.structures import BitMasks, PolygonMasks
-from small_models import MASK_RCNN, RETINANET, YOLACT
+from small_models import BENCHMARK_MODELS
 
-from yolact_d2.benchmark.specs import parse_models
-from yolact_d2.benchmark.training import (
-    TrainingSettings,
-    TrainingStep,
-    ellipses,
-    random_ground_truth,
-    training_size,
-)
+from tools.benchmark.models import parse_model
+from tools.benchmark.training import TrainingStep, random_ground_truth, training_size
 
 
-def spec_of(text):
-    return parse_models([text], device="cpu")[0]
+def test_training_sizes():
+    def size(*words):
+        return training_size(parse_model(words).load_cfg(), (427, 640))
 
-
-def test_sizes():
-    assert training_size(spec_of(YOLACT).load(), (427, 640)) == (96, 96)
-    assert training_size(spec_of(MASK_RCNN).load(), (427, 640)) == (96, 144)
-    zoo = spec_of("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml").load()
-    assert training_size(zoo, (427, 640)) == (800, 1199)
-
-
-def test_ellipses_fill_their_boxes():
-    box = np.array([10.0, 20, 50, 30])
-    (polygon,) = ellipses(box[None])
-    assert polygon.min(axis=0).tolist() == pytest.approx([10, 20])
-    assert polygon.max(axis=0).tolist() == pytest.approx([50, 30])
+    assert size("a", "yolact_shapes", "INPUT.IMAGE_SIZE", "96") == (96, 96)
+    assert size("a", "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x") == (800, 1199)
 
 
 @pytest.mark.parametrize("mask_format, kind", [("bitmask", BitMasks), ("polygon", PolygonMasks)])
-def test_ground_truth(mask_format, kind):
-    truth = random_ground_truth((80, 120), 9, 4, mask_format, seed=3)
-    assert truth.image_size == (80, 120) and len(truth) == 9
-    assert truth.gt_classes.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
-    assert isinstance(truth.gt_masks, kind)
-    # What is drawn is as large as its box, to a pixel or so.
+def test_masks_of_random_ground_truth_fill_their_boxes(mask_format, kind):
+    truth = random_ground_truth((80, 120), mask_format, seed=3)
     boxes = truth.gt_boxes.tensor
+    assert isinstance(truth.gt_masks, kind) and truth.image_size == (80, 120)
+    assert len(truth) == 10 and boxes.min() >= 0
     assert (boxes[:, 2] <= 120).all() and (boxes[:, 3] <= 80).all()
     torch.testing.assert_close(truth.gt_masks.get_bounding_boxes().tensor, boxes, atol=1.6, rtol=0)
 
 
-@pytest.mark.parametrize("text", [YOLACT, MASK_RCNN, RETINANET])
-def test_an_iteration(text):
-    step = TrainingStep(spec_of(text), (64, 96), TrainingSettings(batch_size=2, num_objects=4))
-    assert len(step.batch) == 2 and len(step.batch[0]["instances"]) == 4
+@pytest.mark.parametrize("name", ["yolact", "mask_rcnn", "retinanet"])
+def test_training_step(name):
+    step = TrainingStep(parse_model(BENCHMARK_MODELS[name], "cpu"), (64, 96), batch_size=2)
     weights = [p.clone() for p in step.model.parameters()]
-    ticks = iter(range(100))
-    assert step(lambda: float(next(ticks))) == {"forward": 1, "backward": 1, "step": 1}
+    assert list(step()) == ["forward", "backward", "optimizer"]
     gradients = [p.grad for p in step.model.parameters() if p.requires_grad]
     assert all(g is not None and g.isfinite().all() for g in gradients)
     assert max(g.abs().max() for g in gradients) > 0
-    # Nothing is learnt: each iteration does the same work.
+    # The learning rate is 0, so all steps do the same work.
     assert all(map(torch.equal, weights, step.model.parameters()))

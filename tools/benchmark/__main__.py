@@ -1,0 +1,106 @@
+"""Measure detectors side by side: speed by stages, memory, FLOPs, AP and training steps.
+
+    python -m tools.benchmark --output output/benchmark
+    python -m tools.benchmark \\
+        --model YOLACT yolact_R_50_FPN_550 \\
+        --model "Mask R-CNN, 550 px" COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x \\
+            INPUT.MIN_SIZE_TEST 550
+
+See docs/benchmarks.md.
+"""
+
+import argparse
+
+from yolact_d2.inference import find_images
+
+from .images import parse_size
+from .measure import Benchmark
+from .models import parse_model
+from .report import render, write_report
+from .variants import VARIANTS
+
+DEFAULT_MODELS = [
+    ["YOLACT", "yolact_R_50_FPN_550"],
+    ["Mask R-CNN", "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"],
+]
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return number
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.benchmark",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--model",
+        nargs="+",
+        action="append",
+        metavar="WORD",
+        help="LABEL CONFIG [KEY VALUE ...] of each model. CONFIG is a YAML file or a name in "
+        "this project's or in Detectron2's model zoo. Weights are random without MODEL.WEIGHTS. "
+        "Default: YOLACT and Mask R-CNN with ResNet-50",
+    )
+    add("--images", nargs="+", metavar="PATH", help="image files, folders or globs")
+    add("--sizes", nargs="+", default=["640x427"], help="WIDTHxHEIGHT of generated images")
+    add("--num-images", type=positive, default=4, help="generated images of each size")
+    add("--batch-sizes", nargs="+", type=positive, default=[1])
+    add("--variants", nargs="+", default=["float32"], help=f"{', '.join(VARIANTS)}, or a+b")
+    add("--repeats", type=positive, default=20, help="timed rounds")
+    add("--dataset", help="a registered dataset: measure AP of the models with weights")
+    add("--train", action="store_true", help="measure training steps, too")
+    add("--train-batch-size", type=positive, default=2)
+    add("--device", help="cpu, cuda, ...; default: a GPU if there is one")
+    add("--output", help="folder for benchmark.md, benchmark.json and benchmark.png")
+    return parser
+
+
+def build_benchmark(args: argparse.Namespace) -> Benchmark:
+    """
+    Raises:
+        ValueError: naming the argument that is wrong.
+    """
+    specs = [parse_model(words, args.device) for words in args.model or DEFAULT_MODELS]
+    if len({spec.label for spec in specs}) < len(specs):
+        raise ValueError("two models have the same label")
+    unknown = {part for name in args.variants for part in name.split("+")} - VARIANTS.keys()
+    if unknown:
+        raise ValueError(f"unknown variants {sorted(unknown)}; known are {', '.join(VARIANTS)}")
+    if args.images:
+        images = {"images": find_images(args.images)}
+    else:
+        seeds = range(args.num_images)
+        images = {size: [(*parse_size(size), seed) for seed in seeds] for size in args.sizes}
+    return Benchmark(
+        specs,
+        images,
+        variants=args.variants,
+        batch_sizes=args.batch_sizes,
+        repeats=args.repeats,
+        dataset=args.dataset,
+        train_batch_size=args.train_batch_size if args.train else None,
+    )
+
+
+def main() -> None:
+    parser = build_parser()
+    args = parser.parse_args()
+    try:
+        benchmark = build_benchmark(args)
+    except ValueError as error:
+        parser.error(str(error))
+    results = benchmark.run()
+    print(render(results))
+    if args.output:
+        write_report(results, args.output)
+
+
+if __name__ == "__main__":
+    main()

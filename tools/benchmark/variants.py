@@ -1,0 +1,58 @@
+"""Ways to run a model."""
+
+import torch
+from torch import nn
+
+from yolact_d2 import optimize_for_inference
+from yolact_d2.modeling import YOLACT
+
+
+def _amp(model: nn.Module) -> nn.Module:
+    device = model.device.type
+    dtype = torch.float16 if device == "cuda" else torch.bfloat16
+    model.forward = torch.autocast(device, dtype)(model.forward)
+    return model
+
+
+def _channels_last(model: nn.Module) -> nn.Module:
+    return model.to(memory_format=torch.channels_last)
+
+
+def _compile(model: nn.Module, mode: str = "default") -> nn.Module:
+    # The networks only: what is between them has shapes that depend on the data.
+    networks = dict(model.named_modules())
+    for name in ("backbone", "head", "protonet", "proposal_generator.rpn_head"):
+        if name in networks:
+            networks[name].forward = torch.compile(networks[name].forward, mode=mode)
+    return model
+
+
+def _cuda_graphs(model: nn.Module) -> nn.Module:
+    return _compile(model, "reduce-overhead")
+
+
+# From a model to one that is called in the same way. Most change the model in place.
+VARIANTS = {
+    "float32": lambda model: model,
+    "amp": _amp,
+    "channels-last": _channels_last,
+    "compile": _compile,
+    "cuda-graphs": _cuda_graphs,
+    "optimized": optimize_for_inference,
+}
+
+
+def apply_variant(name: str, model: nn.Module) -> nn.Module:
+    """
+    Args:
+        name: a key of VARIANTS, or several joined by "+".
+    """
+    # "optimized" first: it makes a copy, without what others did to the model.
+    for part in sorted(name.split("+"), key=lambda part: part != "optimized"):
+        model = VARIANTS[part](model)
+    return model
+
+
+def is_available(name: str, architecture: str) -> bool:
+    """Whether models of a meta-architecture have a variant."""
+    return architecture == YOLACT.__name__ or "optimized" not in name.split("+")
