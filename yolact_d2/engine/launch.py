@@ -48,7 +48,7 @@ def launch(
     else in the processes that Detectron2's launcher starts.
 
     Args:
-        main: a function at the top level of its module.
+        main: a function at the top level of its module, so that it can be pickled.
         args: of a parser like Detectron2's `default_argument_parser`.
         device: MODEL.DEVICE. Processes communicate by gloo on "cpu", by NCCL on "cuda".
         timeout: how long a process waits for the others in a collective.
@@ -59,25 +59,29 @@ def launch(
     """
     if dist.is_torchelastic_launched():
         _join_torchrun(device, timeout)
-        main(args)
-        dist.destroy_process_group()
-        return
+        return _run(main, args)
     if args.num_gpus * args.num_machines > 1 and not device.startswith("cuda"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Detectron2 uses NCCL where it sees a GPU.
     try:
         engine.launch(
-            main,
+            _run,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            args=(args,),
+            args=(main, args),
             timeout=timeout,
         )
     except ProcessExitedException as error:
         if error.exit_code == BAD_INPUT_STATUS:
             sys.exit(BAD_INPUT_STATUS)
         raise
+
+
+def _run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+    main(args)
+    if dist.is_initialized():
+        dist.destroy_process_group()  # Its threads can abort a process that ends without this.
 
 
 def _join_torchrun(device: str, timeout: timedelta) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
+import torch.distributed as dist
 import yaml
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
@@ -131,5 +132,7 @@ def exit_on(*errors: type[Exception]) -> Iterator[None]:
             # All processes find most errors. The launcher ends this one when the first has told.
             time.sleep(5)
         text = error.args[0] if isinstance(error, KeyError) else error  # str() would quote it
-        print(f"{os.path.basename(sys.argv[0])}: error: {text}", file=sys.stderr)
+        print(f"{os.path.basename(sys.argv[0])}: error: {text}", file=sys.stderr, flush=True)
+        if dist.is_initialized():
+            os._exit(BAD_INPUT_STATUS)  # An ordinary exit can be aborted by threads of the group.
         sys.exit(BAD_INPUT_STATUS)
