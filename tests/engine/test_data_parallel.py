@@ -7,7 +7,7 @@ import pytest
 import torch
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import create_ddp_model
-from detectron2.evaluation import COCOEvaluator, inference_on_dataset
+from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils import comm
@@ -188,52 +188,34 @@ def test_batch_norm_is_frozen_by_the_number_of_images_of_one_process(tmp_path):
     assert all(map(torch.equal, alone[12]["own"], alone[12]["shared"]))
 
 
-EVALUATED = {
-    "yolact_shapes": (COCOEvaluator, ["."]),
-    "yolact_plus_shapes": (MaskScoreCOCOEvaluator, ["bbox", "segm"]),
-}
-
-
 def evaluate(datasets, folder):
     register_shapes(str(datasets), "few")
-    for name, (evaluator, _) in EVALUATED.items():
-        cfg = small_config(
-            name, "MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST", 0.0,
-            "MODEL.YOLACT.MASK_IOU.CONV_DIMS", [8], "DATALOADER.NUM_WORKERS", 0,
-        )  # fmt: skip
-        loader = build_detection_test_loader(cfg, "few_val")
-        output = folder / name
-        output.mkdir(parents=True, exist_ok=True)
-        evaluation = evaluator("few_val", output_dir=str(output))
-        results = inference_on_dataset(small_model(cfg), loader, evaluation)
-        (output / f"results of {comm.get_rank()}.json").write_text(json.dumps(results))
+    cfg = small_config(
+        "yolact_plus_shapes", "MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST", 0.0,
+        "MODEL.YOLACT.MASK_IOU.CONV_DIMS", [8], "DATALOADER.NUM_WORKERS", 0,
+    )  # fmt: skip
+    loader = build_detection_test_loader(cfg, "few_val")
+    folder.mkdir(exist_ok=True)
+    evaluator = MaskScoreCOCOEvaluator("few_val", output_dir=str(folder))
+    results = inference_on_dataset(small_model(cfg), loader, evaluator)
+    (folder / f"results of {comm.get_rank()}.json").write_text(json.dumps(results))
 
 
-@pytest.fixture(scope="module")
-def evaluated(tmp_path_factory):
-    """The folder with the results of two processes and of one."""
-    root = tmp_path_factory.mktemp("evaluation")
-    generate_shapes(str(root / "data"), num_train=0, num_val=5)
-    assert_success(run_ranks(root, evaluate, root / "data", root / "two"))
-    assert_success(run_children(root, evaluate, (root / "data", root / "one")))
-    return root
-
-
-def order(result):
-    return result["image_id"], -result["score"], result["bbox"]
-
-
-@pytest.mark.parametrize("name", EVALUATED)
-def test_two_processes_evaluate_as_one(evaluated, name):
-    two, one = evaluated / "two" / name, evaluated / "one" / name
-    for folder in EVALUATED[name][1]:
-        got, expected = (
-            json.loads((root / folder / "coco_instances_results.json").read_text())
-            for root in (two, one)
-        )
-        assert {x["image_id"] for x in expected} == set(range(1, 6))
+def test_two_processes_evaluate_as_one(tmp_path):
+    generate_shapes(str(tmp_path / "data"), num_train=0, num_val=5)
+    two, one = tmp_path / "two", tmp_path / "one"
+    assert_success(run_ranks(tmp_path, evaluate, tmp_path / "data", two))
+    assert_success(run_children(tmp_path, evaluate, (tmp_path / "data", one)))
+    for task in ("bbox", "segm"):
+        path = f"{task}/coco_instances_results.json"
+        got, expected = (json.loads((folder / path).read_text()) for folder in (two, one))
+        assert {result["image_id"] for result in expected} == set(range(1, 6))
         assert len(got) == len(expected) and sorted(got, key=order) == sorted(expected, key=order)
     results = (one / "results of 0.json").read_text()
     assert (two / "results of 0.json").read_text() == results
     assert json.loads(results)["bbox"]["AP"] > 0
     assert (two / "results of 1.json").read_text() == "{}"
+
+
+def order(result):
+    return result["image_id"], -result["score"], result["bbox"]
