@@ -139,7 +139,7 @@ def test_bad_input_is_refused_before_training(run, tmp_path):
     }
     draw = {
         "DATASETS.TEST is empty": ["DATASETS.TEST", "()"],
-        "'own_val' is not registered": ["DATASETS.TEST", "('own_val',)"],
+        "'nowhere' is not registered; ": ["DATASETS.TEST", "('nowhere',)"],
         "missing.pth": ["MODEL.WEIGHTS", "missing.pth"],
     }
     tool = ["tools/visualize_predictions.py", "--output", tmp_path / "drawn"]

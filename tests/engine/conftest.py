@@ -24,5 +24,5 @@ def training_cfg(shapes_cfg, seven_shapes):
         "DATALOADER.NUM_WORKERS 0".split()
     )
     yield shapes_cfg
-    DatasetCatalog.remove("own_train")
-    MetadataCatalog.remove("own_train")
+    DatasetCatalog.remove(shapes_cfg.DATASETS.TRAIN[0])
+    MetadataCatalog.remove(shapes_cfg.DATASETS.TRAIN[0])

@@ -29,4 +29,4 @@ def test_a_short_run_learns_the_masks_of_four_images(shapes_cfg, tmp_path):
     trainer.resume_or_load(resume=False)
     trainer.train()
     mask_ap, _ = trainer.storage.latest()["segm/AP"]
-    assert mask_ap > 40  # Measured: 62.
+    assert mask_ap > 55  # Measured: 64; 46 if masks are not flipped with their images.

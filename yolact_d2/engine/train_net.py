@@ -129,7 +129,8 @@ def exit_on(*errors: type[Exception]) -> Iterator[None]:
         yield
     except errors as error:
         if int(os.environ.get("LOCAL_RANK", comm.get_local_rank())) > 0:
-            # All processes find most errors. The launcher ends this one when the first has told.
+            # Most errors are found by all processes. Local rank 0 reports, and the launcher ends
+            # this process meanwhile.
             time.sleep(5)
         text = error.args[0] if isinstance(error, KeyError) else error  # str() would quote it
         print(f"{os.path.basename(sys.argv[0])}: error: {text}", file=sys.stderr, flush=True)
