@@ -1,4 +1,4 @@
-"""Tools as a user runs them."""
+"""Run programs as a user does."""
 
 import json
 import os
@@ -9,14 +9,16 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
 
-# Each run is a process of its own, forked from one that has imported what takes seconds to import.
+# Each program runs in a process forked from this one, which has imported what takes seconds. SIGINT
+# is ignored where the tests run in the background of a shell.
 _FORK = """
-import json, os, runpy, sys, traceback
+import json, os, runpy, signal, sys, traceback
 import detectron2.engine, matplotlib.figure, yolact_d2
 
 for number, args in enumerate(json.load(sys.stdin)):
     pid = os.fork()
     if pid == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         for fd, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(f"{number}.{name}", os.O_WRONLY | os.O_CREAT), fd)
         sys.argv, code = args, 0
@@ -36,19 +38,23 @@ for number, args in enumerate(json.load(sys.stdin)):
 
 
 def run_tool(name, *args):
-    """Run tools/`name`.py; the result has `returncode`, `stdout` and `stderr`."""
+    """Run tools/`name`.py in a new Python."""
     return subprocess.run(
         [sys.executable, *_command(name, args)], env=_env(), capture_output=True, text=True
     )
 
 
 def run_tools(name, *arguments):
-    """:func:`run_tool` for each list of arguments, in less time."""
+    """Run tools/`name`.py with each list of arguments, faster than :func:`run_tool`."""
     return run_programs(*(_command(name, args) for args in arguments))
 
 
 def run_programs(*commands, **env):
-    """Run Python programs one after the other, each a list of its path and its arguments."""
+    """Run Python programs one after the other, each a list of its path and its arguments.
+
+    Args:
+        env: environment variables.
+    """
     commands = [[str(word) for word in command] for command in commands]
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
@@ -78,7 +84,7 @@ def _env():
 
 
 def assert_refused(done, *messages):
-    """That a program ended as argparse ends it: with a message and no traceback."""
+    """Check that a program ended with status 2 and a message, without a traceback."""
     assert done.returncode == 2, done.stderr
     assert "error: " in done.stderr and "Traceback" not in done.stderr
     for message in messages:

@@ -1,6 +1,5 @@
-"""train_net.py and tools, run as a user runs them."""
+"""train_net.py and tools/visualize_predictions.py, run as a user runs them."""
 
-import glob
 import json
 import os
 import subprocess
@@ -9,10 +8,15 @@ import sys
 import cv2
 import pytest
 import torch
+import yaml
+from processes import REPO, assert_refused, run_programs
+from ranks import run_children
 
 from yolact_d2.data.shapes import generate_shapes
+from yolact_d2.engine import train_net
 
-REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+pytestmark = pytest.mark.slow
+
 SMALL = "MODEL.DEVICE cpu INPUT.IMAGE_SIZE 64 DATALOADER.NUM_WORKERS 0".split()
 
 
@@ -24,145 +28,169 @@ def datasets(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory):
-    return tmp_path_factory.mktemp("output")
+def run(datasets):
+    def run_commands(*commands, config="yolact_shapes"):
+        """Run programs with a config; each command is a list of a program and its arguments."""
+        commands = [
+            [REPO / program, "--config-file", REPO / "configs" / f"{config}.yaml", *args]
+            for program, *args in commands
+        ]
+        return run_programs(*commands, DETECTRON2_DATASETS=str(datasets))
+
+    return run_commands
 
 
 @pytest.fixture(scope="module")
-def run(datasets, output):
-    def run_program(program, *args, config="yolact_shapes"):
-        path = os.path.join(REPO, "configs", f"{config}.yaml")
-        return subprocess.run(
-            [sys.executable, os.path.join(REPO, program), "--config-file", path, *args],
-            env={**os.environ, "DETECTRON2_DATASETS": str(datasets)},
-            cwd=output,
-            capture_output=True,
-            text=True,
-        )
-
-    return run_program
-
-
-@pytest.fixture(scope="module")
-def trained(run, output):
-    folder = output / "run"
-    done = run("train_net.py", *SMALL, "SOLVER.MAX_ITER", "3", "OUTPUT_DIR", str(folder))
-    assert done.returncode == 0, done.stderr
-    return folder, done
+def trained(run, tmp_path_factory):
+    """The output folder, and what training, evaluation and resumed training printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    weights = ["MODEL.WEIGHTS", folder / "model_final.pth"]
+    done = run(
+        ["train_net.py", *SMALL, "SOLVER.MAX_ITER", 3, "OUTPUT_DIR", folder],
+        ["train_net.py", "--eval-only", *SMALL, *weights, "OUTPUT_DIR", folder / "eval"],
+        ["train_net.py", "--resume", *SMALL, "SOLVER.MAX_ITER", 5, "OUTPUT_DIR", folder],
+    )
+    assert all(program.returncode == 0 for program in done), [program.stderr for program in done]
+    return folder, [program.stdout for program in done]
 
 
 def metrics(folder):
-    """The last value of everything that was recorded."""
-    values = {}
-    with open(folder / "metrics.json") as f:
-        for line in f:
-            values.update(json.loads(line))
-    return values
+    """All lines of metrics.json."""
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
 
 
-def test_training_leaves_checkpoint_metrics_and_ap(trained):
-    folder, done = trained
-    checkpoint = torch.load(folder / "model_final.pth", weights_only=True)
-    assert checkpoint["iteration"] == 2
-    recorded = metrics(folder)
+def test_training_writes_a_checkpoint_metrics_and_ap(trained):
+    folder, (training, _, resumed) = trained
+    recorded = {key: value for line in metrics(folder) for key, value in line.items()}
     for key in ("loss_cls", "loss_box_reg", "loss_mask", "loss_sem_seg", "total_loss", "lr"):
         assert key in recorded
     assert "bbox/AP" in recorded and "segm/AP" in recorded
-    assert glob.glob(str(folder / "events.out.tfevents.*"))
-    assert "eta" in done.stdout
-
-
-def test_eval_only_gives_the_same_ap_again(trained, run):
-    folder, _ = trained
-    weights = str(folder / "model_final.pth")
-    done = run("train_net.py", "--eval-only", *SMALL, "MODEL.WEIGHTS", weights)
-    assert done.returncode == 0, done.stderr
-    expected = ",".join(f"{metrics(folder)[f'segm/{k}']:.4f}" for k in ("AP", "AP50", "AP75"))
-    assert expected in done.stdout
-
-
-def test_resume_goes_on_from_the_last_iteration(trained, run):
-    folder, _ = trained
-    done = run(
-        "train_net.py", "--resume", *SMALL, "SOLVER.MAX_ITER", "5", "OUTPUT_DIR", str(folder)
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Starting training from iteration 3" in done.stdout
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert "eta" in training
+    assert "Starting training from iteration 3" in resumed
     assert torch.load(folder / "model_final.pth", weights_only=True)["iteration"] == 4
 
 
-def test_predictions_are_drawn_beside_the_truth(trained, run, datasets, output):
-    folder, _ = trained
-    pictures = output / "pictures"
-    weights = ["MODEL.WEIGHTS", str(folder / "model_final.pth")]
-    done = run(
-        "tools/visualize_predictions.py", "--output", str(pictures), "--num-images", "2",
-        "--scale", "1", "--sheet", str(output / "sheet.png"), *SMALL, *weights,
+def test_eval_only_gives_the_ap_of_training(trained):
+    folder, (_, evaluation, _) = trained
+    after_training = next(line for line in metrics(folder) if "segm/AP" in line)
+    expected = ",".join(f"{after_training[f'segm/{key}']:.4f}" for key in ("AP", "AP50", "AP75"))
+    assert expected in evaluation
+
+
+def test_predictions_are_drawn_beside_the_ground_truth(trained, run, datasets, tmp_path):
+    (done,) = run(
+        [
+            "tools/visualize_predictions.py", "--output", tmp_path / "drawn", "--num-images", 2,
+            "--scale", 1, "--sheet", tmp_path / "sheet.png", *SMALL,
+            "MODEL.WEIGHTS", trained[0] / "model_final.pth",
+        ]
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert sorted(os.listdir(pictures)) == ["000000.png", "000001.png"]
-    original = cv2.imread(str(datasets / "shapes" / "val" / "000000.png"))
-    drawn = cv2.imread(str(pictures / "000000.png"))
+    assert sorted(os.listdir(tmp_path / "drawn")) == ["000000.png", "000001.png"]
+    original, first, second, sheet = (
+        cv2.imread(str(path))
+        for path in (
+            datasets / "shapes/val/000000.png",
+            tmp_path / "drawn/000000.png",
+            tmp_path / "drawn/000001.png",
+            tmp_path / "sheet.png",
+        )
+    )
     height, width = original.shape[:2]
-    assert drawn.shape == (height, 2 * width, 3)
-    # The truth is drawn on the left, over the picture.
-    assert (drawn[:, :width] != original).any()
-    assert (drawn[:, :width] == original).mean() > 0.1
-    # One below the other, in cells that are 8 pixels larger than the largest.
-    second = cv2.imread(str(pictures / "000001.png"))
+    assert first.shape == (height, 2 * width, 3)
+    # The ground truth is drawn over the image on the left.
+    assert (first[:, :width] != original).any()
+    assert (first[:, :width] == original).mean() > 0.1
+    # The sheet has one below the other, in cells that are 8 pixels larger than the larger one.
     cell = max(height, second.shape[0]) + 8, max(2 * width, second.shape[1]) + 8
-    sheet = cv2.imread(str(output / "sheet.png"))
     assert sheet.shape == (2 * cell[0], cell[1], 3)
     top, left = (cell[0] - height) // 2, (cell[1] - 2 * width) // 2
-    assert (sheet[top : top + height, left : left + 2 * width] == drawn).all()
+    assert (sheet[top : top + height, left : left + 2 * width] == first).all()
 
 
-@pytest.mark.parametrize(
-    "opts, message",
-    [
-        (["DATASETS.TEST", "()"], "DATASETS.TEST is empty"),
-        (["DATASETS.TEST", "('own_val',)"], "'own_val' is not registered"),
-        (["MODEL.WEIGHTS", "missing.pth"], "missing.pth"),
-    ],
-)
-def test_what_cannot_be_drawn_is_named(run, output, opts, message):
-    pictures = output / "nothing"
-    done = run("tools/visualize_predictions.py", "--output", str(pictures), *SMALL, *opts)
-    assert done.returncode == 2
-    assert message in done.stderr and "Traceback" not in done.stderr
-    assert not os.path.exists(pictures) or not os.listdir(pictures)
-
-
-def test_yolact_plus_ranks_masks_by_their_own_scores(run, output):
-    folder = output / "plus"
-    done = run(
-        "train_net.py", *SMALL, "INPUT.IMAGE_SIZE", "96", "SOLVER.MAX_ITER", "2",
-        "OUTPUT_DIR", str(folder), "MODEL.YOLACT.MASK_IOU.CONV_DIMS", "[4]",
-        "MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST", "0.0",  # or it finds nothing yet
+def test_yolact_plus_ranks_masks_by_their_own_scores(run, tmp_path):
+    (done,) = run(
+        [
+            "train_net.py", *SMALL, "INPUT.IMAGE_SIZE", 96, "SOLVER.MAX_ITER", 2,
+            "OUTPUT_DIR", tmp_path, "MODEL.YOLACT.MASK_IOU.CONV_DIMS", "[4]",
+            "MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST", 0.0,  # An untrained model finds nothing else.
+        ],
         config="yolact_plus_shapes",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    recorded = metrics(folder)
-    assert {"loss_mask_iou", "bbox/AP", "segm/AP"} <= set(recorded)
-    results = {}
-    for task in ("bbox", "segm"):
-        path = folder / "inference" / task / "coco_instances_results.json"
-        results[task] = json.loads(path.read_text())
-    assert len(results["bbox"]) == len(results["segm"]) > 0
-    ratios = {b["score"] and m["score"] / b["score"] for b, m in zip(*results.values())}
-    assert len(ratios) > 1
+    recorded = {key for line in metrics(tmp_path) for key in line}
+    assert {"loss_mask_iou", "bbox/AP", "segm/AP"} <= recorded
+    boxes, masks = (
+        json.loads((tmp_path / "inference" / task / "coco_instances_results.json").read_text())
+        for task in ("bbox", "segm")
+    )
+    assert len(boxes) == len(masks) > 0
+    assert len({b["score"] and m["score"] / b["score"] for b, m in zip(boxes, masks)}) > 1
 
 
-@pytest.mark.parametrize(
-    "opts, message",
-    [
-        (["MODEL.YOLACT.NUM_CLASSES", "7"], "4 categories, but MODEL.YOLACT.NUM_CLASSES is 7"),
-        (["DATASETS.TRAIN", "('nowhere',)"], "'nowhere' is not registered"),
-        (["DATASETS.TRAIN", "('pascal_sbd_train',)"], "pascal_sbd_train.json"),
-    ],
-)
-def test_wrong_data_is_named_before_training(run, output, opts, message):
-    done = run("train_net.py", *SMALL, *opts, "OUTPUT_DIR", str(output / "failed"))
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert "Starting training" not in done.stdout
+def test_bad_input_is_refused_before_training(run, tmp_path):
+    train = {
+        "4 categories, but MODEL.YOLACT.NUM_CLASSES is 7": ["MODEL.YOLACT.NUM_CLASSES", 7],
+        "'nowhere' is not registered": ["DATASETS.TRAIN", "('nowhere',)"],
+        "pascal_sbd_train.json": ["DATASETS.TRAIN", "('pascal_sbd_train',)"],
+        "no file 'nowhere.pth'": ["MODEL.WEIGHTS", "nowhere.pth"],
+        "Non-existent key: SOLVER.LR": ["SOLVER.LR", 1],
+    }
+    draw = {
+        "DATASETS.TEST is empty": ["DATASETS.TEST", "()"],
+        "'nowhere' is not registered; ": ["DATASETS.TEST", "('nowhere',)"],
+        "missing.pth": ["MODEL.WEIGHTS", "missing.pth"],
+    }
+    tool = ["tools/visualize_predictions.py", "--output", tmp_path / "drawn"]
+    done = run(
+        *(
+            ["train_net.py", *SMALL, *opts, "OUTPUT_DIR", tmp_path / "out"]
+            for opts in train.values()
+        ),
+        *([*tool, *SMALL, *opts] for opts in draw.values()),
+    )
+    for program, message in zip(done, [*train, *draw]):
+        assert_refused(program, message)
+        assert "Starting training" not in program.stdout
+    assert not list(tmp_path.glob("drawn/*"))
+
+
+@pytest.mark.distributed
+def test_bad_input_of_two_processes_is_reported_once(datasets, tmp_path):
+    done = subprocess.run(
+        [sys.executable, REPO / "train_net.py", "--num-gpus", "2",
+         "--config-file", REPO / "configs/yolact_shapes.yaml", *SMALL,
+         "MODEL.YOLACT.NUM_CLASSES", "7", "OUTPUT_DIR", tmp_path],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "DETECTRON2_DATASETS": str(datasets)},
+        capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert_refused(done, "4 categories, but MODEL.YOLACT.NUM_CLASSES is 7")
+    assert done.stderr.count("error: ") == 1
+
+
+def resume(folder):
+    """Run train_net with a trainer that only prints."""
+
+    class PrintingTrainer:
+        def __init__(self, cfg):
+            print("CHECK_IMAGES", cfg.DATASETS.CHECK_IMAGES)
+
+        def resume_or_load(self, resume):
+            pass
+
+        def train(self):
+            pass
+
+    train_net.Trainer = PrintingTrainer
+    config = str(REPO / "configs/yolact_shapes.yaml")
+    sys.argv = ["train_net.py", "--resume", "--config-file", config, "OUTPUT_DIR", str(folder)]
+    train_net.main()
+
+
+def test_a_resumed_run_does_not_check_images_again(trained, tmp_path):
+    new, resumed = run_children(tmp_path, resume, (tmp_path / "new",), (trained[0],))
+    assert "CHECK_IMAGES True" in new.log
+    assert "CHECK_IMAGES False" in resumed.log
+    config = yaml.safe_load((trained[0] / "config.yaml").read_text())
+    assert config["DATASETS"]["CHECK_IMAGES"] is True

@@ -7,7 +7,7 @@ from yolact_d2.data.shapes import generate_shapes
 
 @pytest.fixture(scope="session")
 def seven_shapes(tmp_path_factory):
-    """Seven pictures to train on."""
+    """A dataset of seven images to train on."""
     root = tmp_path_factory.mktemp("shapes")
     generate_shapes(str(root), num_train=7, num_val=1)
     return COCODataset(str(root / "annotations/instances_train.json"), str(root / "train"))
@@ -15,14 +15,14 @@ def seven_shapes(tmp_path_factory):
 
 @pytest.fixture
 def training_cfg(shapes_cfg, seven_shapes):
-    """The config of the shapes model for :func:`seven_shapes`, small."""
+    """A small config of the shapes model, to train on `seven_shapes`."""
     use_coco_datasets(shapes_cfg, seven_shapes, None)
     shapes_cfg.merge_from_list(
         "INPUT.IMAGE_SIZE 64 SOLVER.IMS_PER_BATCH 2 SOLVER.CHECKPOINT_PERIOD 100 "
-        # Few enough that the subset is a random one; batch norm that learns.
+        # A random subset of the positives, and batch norm that is trained.
         "MODEL.YOLACT.MAX_MASK_POSITIVES 3 MODEL.BACKBONE.FREEZE_BN_BELOW 0 "
         "DATALOADER.NUM_WORKERS 0".split()
     )
     yield shapes_cfg
-    DatasetCatalog.remove("own_train")
-    MetadataCatalog.remove("own_train")
+    DatasetCatalog.remove(shapes_cfg.DATASETS.TRAIN[0])
+    MetadataCatalog.remove(shapes_cfg.DATASETS.TRAIN[0])

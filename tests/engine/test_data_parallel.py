@@ -1,4 +1,4 @@
-"""Training and evaluation by two processes, against one that does the same."""
+"""Training and evaluation in two processes, compared with one process."""
 
 import copy
 import json
@@ -7,23 +7,24 @@ import pytest
 import torch
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import create_ddp_model
-from detectron2.evaluation import COCOEvaluator, inference_on_dataset
+from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils import comm
-from plain import CONFIGS
+from plain import CONFIGS, assert_equal
 from ranks import assert_success, run_children, run_ranks
 
 from yolact_d2 import load_config
 from yolact_d2.data.shapes import generate_shapes, register_shapes
-from yolact_d2.engine import share_statistics
+from yolact_d2.engine import broadcast_batch_norm_statistics
 from yolact_d2.evaluation import MaskScoreCOCOEvaluator
 from yolact_d2.modeling.backbone.batch_norm import batch_norms
+
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 SIZE = 64
 BOXES = [[6, 8, 38, 42], [20, 30, 60, 58]]
 OTHER_BOXES = [[4, 4, 60, 60]]
-
 
 SMALL = (
     "MODEL.DEVICE cpu MODEL.RESNETS.DEPTH 50 MODEL.RESNETS.WIDTH_PER_GROUP 8 "
@@ -43,7 +44,7 @@ def small_model(cfg):
 
 
 def example(seed, boxes):
-    """Noise, with random classes and with masks that are random within the boxes."""
+    """Noise, with random classes, and masks that are random within the boxes."""
     generator = torch.Generator().manual_seed(seed)
     gt = Instances((SIZE, SIZE))
     gt.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32))
@@ -56,13 +57,13 @@ def example(seed, boxes):
     return {"image": image, "instances": gt}
 
 
-CASES = ["as many positives", "unlike", "no objects in one", "skipped before"]
+CASES = ["as many positives", "fewer positives", "no objects", "skipped before"]
 
 
 def halves(case):
-    """What each of two processes sees in a step."""
+    """The batches of the two processes, by how those of the second differ."""
     first, second = [example(0, BOXES), example(1, BOXES)], [example(2, BOXES), example(3, BOXES)]
-    if case == "no objects in one":
+    if case == "no objects":
         second = [{**x, "instances": x["instances"][:0]} for x in second]
     elif case != "as many positives":
         second = [example(2, OTHER_BOXES), example(3, OTHER_BOXES)]
@@ -73,10 +74,11 @@ def total(losses):
     return sum(losses.values())
 
 
-def step(model, backward):
-    """One step of SGD; the gradients, and what the model is then."""
+def step(model, forward, *batches):
+    """One step of SGD on the mean of the losses. Returns the gradients and the new state."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-    backward()
+    for batch in batches:
+        (total(forward(batch)) / len(batches)).backward()
     gradients = {key: p.grad for key, p in model.named_parameters() if p.requires_grad}
     optimizer.step()
     return gradients, model.state_dict()
@@ -87,10 +89,9 @@ def step_of_two(folder):
     for case in CASES:
         model = small_model(small_config())
         parallel = create_ddp_model(model, broadcast_buffers=False, device_ids=None)
-        batch = halves(case)[comm.get_rank()]
         if case == "skipped before":
-            parallel(halves("unlike")[1 - comm.get_rank()])
-        results[case] = step(model, lambda: total(parallel(batch)).backward())
+            parallel(halves("fewer positives")[1 - comm.get_rank()])
+        results[case] = step(model, parallel, halves(case)[comm.get_rank()])
     torch.save(results, folder / f"{comm.get_rank()}.pth")
 
 
@@ -99,20 +100,15 @@ def steps_of_one(folder):
     for case in CASES:
         first, second = halves(case)
         model = small_model(small_config())
-
-        def mean_of_both():
-            for half in (first, second):
-                (total(model(half)) / 2).backward()
-
-        in_turn[case] = step(model, mean_of_both)
+        in_turn[case] = step(model, model, first, second)
         model = small_model(small_config())
-        at_once[case] = step(model, lambda: total(model(first + second)).backward())
+        at_once[case] = step(model, model, first + second)
     torch.save([in_turn, at_once], folder / "one.pth")
 
 
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory):
-    """Results of both ranks, and of one process: by halves, and all at once."""
+    """Results of both ranks, and of one process that sees the halves in turn, or all at once."""
     folder = tmp_path_factory.mktemp("steps")
     assert_success(run_ranks(folder, step_of_two, folder))
     assert_success(run_children(folder, steps_of_one, (folder,)))
@@ -120,49 +116,37 @@ def steps(tmp_path_factory):
     return ranks, *torch.load(folder / "one.pth", weights_only=True)
 
 
-def assert_equal(a, b):
-    assert a.keys() == b.keys()
-    for key in a:
-        assert torch.equal(a[key], b[key]), key
-
-
 @pytest.mark.parametrize("case", CASES)
-def test_both_ranks_have_the_same_parameters(steps, case):
-    (first, second), _, _ = steps
+def test_both_ranks_take_the_step_of_the_mean_of_their_losses(steps, case):
+    (first, second), in_turn, _ = steps
     assert_equal(first[case][1], second[case][1])
     before = small_model(small_config()).state_dict()
     gradients, after = first[case]
-    moved = [key for key, gradient in gradients.items() if gradient.any()]
-    assert len(moved) > len(gradients) / 2
-    assert not any(torch.equal(before[key], after[key]) for key in moved)
+    changed = [key for key, gradient in gradients.items() if gradient.any()]
+    assert len(changed) > len(gradients) / 2
+    assert not any(torch.equal(before[key], after[key]) for key in changed)
+    assert_equal(first[case], in_turn[case])
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_step_of_two_is_that_of_the_mean_of_their_losses(steps, case):
-    (first, _), in_turn, _ = steps
-    for got, expected in zip(first[case], in_turn[case]):
-        assert_equal(got, expected)
-
-
-def furthest(got, expected):
-    """The largest difference of gradients, relative to the largest value in the same tensor."""
+def largest_difference(got, expected):
+    """Of gradients, relative to the largest value in the same tensor."""
     return max(
         ((got[key] - expected[key]).abs().max() / expected[key].abs().max().clamp(min=1e-9)).item()
         for key in expected
     )
 
 
-def test_a_step_of_two_is_that_of_one_on_all_images_if_positives_are_as_many(steps):
+def test_two_processes_equal_one_with_all_images_if_both_have_as_many_positives(steps):
     (first, _), _, at_once = steps
-    # Sums are taken in another order, in float32.
     case = "as many positives"
-    assert furthest(first[case][0], at_once[case][0]) < 1e-5
-    # Else it is not, for each process divides by the positives of its own images.
-    assert furthest(first["unlike"][0], at_once["unlike"][0]) > 0.1
+    assert largest_difference(first[case][0], at_once[case][0]) < 1e-5  # float32
+    # Otherwise not, because each process divides by the number of its own positives.
+    case = "fewer positives"
+    assert largest_difference(first[case][0], at_once[case][0]) > 0.1
 
 
-def norms_after_a_step(folder):
-    """Whether batch norm was trained, by how many images a step of all processes has."""
+def batch_norms_after_a_step(folder):
+    """Store whether batch norm was trained, by the number of images of all processes."""
     trained = {}
     for images in (8, 12):
         model = small_model(small_config("yolact_shapes", "SOLVER.IMS_PER_BATCH", images))
@@ -179,14 +163,14 @@ def norms_after_a_step(folder):
             ],
             "own": [layer.running_mean.clone() for layer in after],
         }
-        share_statistics(parallel)
+        broadcast_batch_norm_statistics(parallel)
         trained[images]["shared"] = [layer.running_mean for layer in after]
     torch.save(trained, folder / f"{comm.get_world_size()}{comm.get_rank()}.pth")
 
 
-def test_batch_norm_counts_the_images_of_one_process(tmp_path):
-    assert_success(run_ranks(tmp_path, norms_after_a_step, tmp_path))
-    assert_success(run_children(tmp_path, norms_after_a_step, (tmp_path,)))
+def test_batch_norm_is_frozen_by_the_number_of_images_of_one_process(tmp_path):
+    assert_success(run_ranks(tmp_path, batch_norms_after_a_step, tmp_path))
+    assert_success(run_children(tmp_path, batch_norms_after_a_step, (tmp_path,)))
     first, second, alone = (
         torch.load(tmp_path / f"{name}.pth", weights_only=True) for name in ("20", "21", "10")
     )
@@ -204,52 +188,34 @@ def test_batch_norm_counts_the_images_of_one_process(tmp_path):
     assert all(map(torch.equal, alone[12]["own"], alone[12]["shared"]))
 
 
-EVALUATED = {
-    "yolact_shapes": (COCOEvaluator, ["."]),
-    "yolact_plus_shapes": (MaskScoreCOCOEvaluator, ["bbox", "segm"]),
-}
-
-
 def evaluate(datasets, folder):
     register_shapes(str(datasets), "few")
-    for name, (evaluator, _) in EVALUATED.items():
-        cfg = small_config(
-            name, "MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST", 0.0,
-            "MODEL.YOLACT.MASK_IOU.CONV_DIMS", [8], "DATALOADER.NUM_WORKERS", 0,
-        )  # fmt: skip
-        loader = build_detection_test_loader(cfg, "few_val")
-        output = folder / name
-        output.mkdir(parents=True, exist_ok=True)
-        evaluation = evaluator("few_val", output_dir=str(output))
-        results = inference_on_dataset(small_model(cfg), loader, evaluation)
-        (output / f"results of {comm.get_rank()}.json").write_text(json.dumps(results))
+    cfg = small_config(
+        "yolact_plus_shapes", "MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST", 0.0,
+        "MODEL.YOLACT.MASK_IOU.CONV_DIMS", [8], "DATALOADER.NUM_WORKERS", 0,
+    )  # fmt: skip
+    loader = build_detection_test_loader(cfg, "few_val")
+    folder.mkdir(exist_ok=True)
+    evaluator = MaskScoreCOCOEvaluator("few_val", output_dir=str(folder))
+    results = inference_on_dataset(small_model(cfg), loader, evaluator)
+    (folder / f"results of {comm.get_rank()}.json").write_text(json.dumps(results))
 
 
-@pytest.fixture(scope="module")
-def evaluated(tmp_path_factory):
-    """Where two processes and where one have written what they found."""
-    root = tmp_path_factory.mktemp("evaluation")
-    generate_shapes(str(root / "data"), num_train=0, num_val=5)
-    assert_success(run_ranks(root, evaluate, root / "data", root / "two"))
-    assert_success(run_children(root, evaluate, (root / "data", root / "one")))
-    return root
-
-
-@pytest.mark.parametrize("name", EVALUATED)
-def test_two_processes_evaluate_as_one(evaluated, name):
-    two, one = evaluated / "two" / name, evaluated / "one" / name
-    for folder in EVALUATED[name][1]:
-        got, expected = (
-            json.loads((root / folder / "coco_instances_results.json").read_text())
-            for root in (two, one)
-        )
-        assert {x["image_id"] for x in expected} == set(range(1, 6))
-
-        def in_order(found):
-            return sorted(found, key=lambda x: (x["image_id"], -x["score"], x["bbox"]))
-
-        assert len(got) == len(expected) and in_order(got) == in_order(expected)
+def test_two_processes_evaluate_as_one(tmp_path):
+    generate_shapes(str(tmp_path / "data"), num_train=0, num_val=5)
+    two, one = tmp_path / "two", tmp_path / "one"
+    assert_success(run_ranks(tmp_path, evaluate, tmp_path / "data", two))
+    assert_success(run_children(tmp_path, evaluate, (tmp_path / "data", one)))
+    for task in ("bbox", "segm"):
+        path = f"{task}/coco_instances_results.json"
+        got, expected = (json.loads((folder / path).read_text()) for folder in (two, one))
+        assert {result["image_id"] for result in expected} == set(range(1, 6))
+        assert len(got) == len(expected) and sorted(got, key=order) == sorted(expected, key=order)
     results = (one / "results of 0.json").read_text()
     assert (two / "results of 0.json").read_text() == results
     assert json.loads(results)["bbox"]["AP"] > 0
     assert (two / "results of 1.json").read_text() == "{}"
+
+
+def order(result):
+    return result["image_id"], -result["score"], result["bbox"]

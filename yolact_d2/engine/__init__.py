@@ -1,16 +1,13 @@
 from .checkpointer import TrainingCheckpointer
-from .guarded_step import GuardedTrainer
-from .launch import check_launch, launch
-from .statistics import share_statistics
-from .trainer import Trainer
-from .watch import watch_ranks
+from .launch import check_devices, launch
+from .train_loop import SkipNonFiniteTrainer
+from .trainer import Trainer, broadcast_batch_norm_statistics
 
 __all__ = [
-    "GuardedTrainer",
+    "SkipNonFiniteTrainer",
     "Trainer",
     "TrainingCheckpointer",
-    "check_launch",
+    "broadcast_batch_norm_statistics",
+    "check_devices",
     "launch",
-    "share_statistics",
-    "watch_ranks",
 ]
