@@ -49,7 +49,7 @@ setup(
     extras_require={
         "safetensors": ["safetensors"],
         "test": ["hypothesis", "pytest", "safetensors"],
-        "dev": ["mypy", "ruff"],
+        "dev": ["mypy~=2.4", "ruff~=0.17.0"],
     },
     entry_points={
         "console_scripts": [

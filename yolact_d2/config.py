@@ -25,8 +25,8 @@ def add_yolact_config(cfg: CN) -> None:
     # Compare the header of every image file with its annotations before a run starts.
     cfg.DATASETS.CHECK_IMAGES = True
 
-    # How long a process waits for the others in a collective before the run ends, in minutes.
-    cfg.DIST_TIMEOUT_MINUTES = 5.0
+    # How long a process waits for the others in a collective before the run ends, in seconds.
+    cfg.DIST_TIMEOUT_SECONDS = 300
 
     # Training augmentation in order of application, in place of INPUT.CROP and
     # INPUT.COLOR_AUG_SSD. INPUT.RANDOM_FLIP and the resize to INPUT.IMAGE_SIZE follow.

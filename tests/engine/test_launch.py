@@ -146,7 +146,7 @@ def test_no_process_is_left_when_one_is_killed(tmp_path, launcher):
     args = (
         f"killed.py --config-file {REPO}/configs/yolact_shapes.yaml MODEL.DEVICE cpu "
         "INPUT.IMAGE_SIZE 64 SOLVER.IMS_PER_BATCH 2 DATALOADER.NUM_WORKERS 0 SOLVER.MAX_ITER 999 "
-        "DIST_TIMEOUT_MINUTES 1.0 OUTPUT_DIR out"
+        "DIST_TIMEOUT_SECONDS 60 OUTPUT_DIR out"
     ).split()
     if launcher == "torchrun":
         command = [*torchrun, *args]

@@ -73,6 +73,9 @@ def _read(path: str) -> Any:
             return _ArrayUnpickler(file, encoding="latin1").load()
     # Files from before torch 1.6, such as the authors', cannot be memory-mapped.
     is_zip = zipfile.is_zipfile(path)
+    with open(path, "rb") as file:
+        if not is_zip and file.read(2) == b"PK":
+            raise EOFError("the end of the archive is missing")  # torch may raise an OSError
     return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
 
 

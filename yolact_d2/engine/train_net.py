@@ -36,7 +36,7 @@ def main() -> None:
     with exit_on(*BAD_CONFIG):
         cfg = load_config(args.config_file, args.opts)
         check_devices(args, cfg.MODEL.DEVICE)
-    launch(run, args, cfg.MODEL.DEVICE, timedelta(minutes=cfg.DIST_TIMEOUT_MINUTES))
+    launch(run, args, cfg.MODEL.DEVICE, timedelta(seconds=cfg.DIST_TIMEOUT_SECONDS))
 
 
 def parse_args() -> argparse.Namespace:
@@ -81,7 +81,10 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
             check_on_each_machine(cfg, "DATASETS.TEST")
             model = Trainer.build_model(cfg)
             checkpointer = TrainingCheckpointer(model, cfg.OUTPUT_DIR)
-            checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+            if args.resume and checkpointer.has_checkpoint():
+                checkpointer.resume_or_load("", resume=True)
+            else:
+                checkpointer.load(cfg.MODEL.WEIGHTS)
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)
