@@ -1,36 +1,14 @@
 """Official names to ours and back."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
+from checkpoints import CONFIGS, official
 
 from yolact_d2.checkpoint import from_official, to_official
 from yolact_d2.checkpoint.names import from_plain_backbone, is_official, is_plain_backbone
 
-DATA = Path(__file__).resolve().parents[1] / "data"
-MODELS = [
-    "yolact_resnet50",
-    "yolact_base",
-    "yolact_darknet53",
-    "yolact_resnet50_pascal",
-    "yolact_plus_resnet50",
-    "yolact_plus_base",
-]
 
-
-def official(name):
-    """Random tensors with the names and shapes of an official checkpoint."""
-    shapes = json.loads((DATA / f"{name}.keys.json").read_text())
-    random = torch.Generator().manual_seed(0)
-    return {
-        key: torch.randn(shape, generator=random) if shape else torch.tensor(7)
-        for key, shape in shapes.items()
-    }
-
-
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_there_and_back_is_the_same_to_the_byte(name):
     before = official(name)
     after = to_official(from_official(before))
@@ -40,7 +18,7 @@ def test_there_and_back_is_the_same_to_the_byte(name):
         assert torch.equal(after[key], value), key
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_no_official_name_is_left(name):
     theirs = official(name)
     assert is_official(theirs)

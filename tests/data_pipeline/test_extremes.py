@@ -177,3 +177,4 @@ def test_errors_in_a_worker_name_the_file(tmp_path, cfg):
         with pytest.raises(kind) as error:
             next(items)
         assert type(error.value) is kind and record["file_name"] in str(error.value)
+    assert next(items, None) is None  # ends the worker

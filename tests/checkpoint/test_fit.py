@@ -1,0 +1,91 @@
+"""Checkpoints that do not fit a model are refused, with what they are and what differs."""
+
+import pytest
+import torch
+from checkpoints import backbone_of, build, official, refused, save
+
+from yolact_d2.checkpoint import CheckpointMismatch, YOLACTCheckpointer
+
+
+def test_incomplete_backbones_are_refused(tmp_path):
+    model = build("yolact_plus_R_50_FPN_550")
+    for name, missing in (
+        ("yolact_resnet50", "conv2.weight"),
+        ("yolact_resnet50", "bn2.bias"),
+        ("yolact_resnet50", "conv3.weight"),
+        ("yolact_plus_resnet50", "conv2.conv_offset_mask.bias"),
+    ):
+        plain = backbone_of(official(name))
+        del plain[f"layers.2.1.{missing}"]
+        message = refused(model, save(tmp_path, plain))
+        assert "missing: backbone.bottom_up.res4.1.conv" in message
+
+
+def test_any_wrong_tensor_is_refused(tmp_path):
+    model = build("yolact_plus_shapes")
+    tensors = model.state_dict()
+    checkpointer = YOLACTCheckpointer(model)
+    for key in tensors:
+        if key.endswith("num_batches_tracked"):
+            continue
+        without = {name: value for name, value in tensors.items() if name != key}
+        for wrong in (
+            without,
+            {**tensors, key: torch.zeros(7)},
+            {**without, "other": tensors[key]},
+        ):
+            with pytest.raises(CheckpointMismatch):
+                checkpointer._load_model({"model": wrong})
+
+
+def test_yolact_and_yolact_plus_are_told_apart(tmp_path):
+    plus = save(tmp_path, official("yolact_plus_resnet50"), "plus.pth")
+    plain = save(tmp_path, official("yolact_resnet50"), "plain.pth")
+    message = refused(build("yolact_R_50_FPN_550"), plus)
+    assert (
+        "this is yolact_plus_resnet50 (YOLACT++ with ResNet-50, 80 classes, 9 anchors a cell, 13 "
+        "deformable blocks, mask re-scoring)" in message
+    )
+    message = refused(build("yolact_plus_R_50_FPN_550"), plain)
+    assert "this is yolact_resnet50 (" in message
+    assert "the config's model is yolact_plus_resnet50 (" in message
+    message = refused(build("yolact_plus_R_101_FPN_550"), plus)
+    assert "the config's model is yolact_plus_base (" in message
+
+
+@pytest.mark.slow
+def test_other_backbones_and_intervals_are_refused(tmp_path):
+    model = build("yolact_R_50_FPN_550")
+    message = refused(model, save(tmp_path, official("yolact_darknet53")))
+    assert "this is yolact_darknet53 (" in message
+    assert "the config's model is yolact_resnet50 (" in message
+    assert "missing: backbone.bottom_up.stem.conv1.weight" in message
+    assert "unexpected: backbone.bottom_up" in message and "more" in message
+    theirs = official("yolact_base")
+    assert "this is yolact_base" in refused(model, save(tmp_path, theirs))
+    assert "this is a bare ResNet-101" in refused(model, save(tmp_path, backbone_of(theirs)))
+
+    model = build("yolact_plus_R_101_FPN_550", "MODEL.RESNETS.DEFORM_INTERVAL", 1)
+    message = refused(model, save(tmp_path, official("yolact_plus_base")))
+    assert "11 deformable blocks" in message and "30 deformable blocks" in message
+    assert "missing: backbone.bottom_up.res3.1.conv2.bias" in message
+
+
+def test_wrong_number_of_classes_is_refused_with_the_two_ways_out(tmp_path):
+    path = save(tmp_path, official("yolact_resnet50_pascal"))
+    for warm_start in (False, True):
+        message = refused(build("yolact_R_50_FPN_550"), path, warm_start)
+        assert "this is yolact_resnet50_pascal (YOLACT with ResNet-50, 20 classes" in message
+        assert "MODEL.YOLACT.NEW_CLASSES" in message and "MODEL.YOLACT.NUM_CLASSES" in message
+        assert "head.cls_score.weight (63, 256, 3, 3) for (243, 256, 3, 3)" in message
+
+
+def test_incomplete_and_foreign_checkpoints_are_refused(tmp_path):
+    model = build("yolact_shapes")
+    tensors = {k: v for k, v in model.state_dict().items() if not k.startswith("head.")}
+    assert "missing: head." in refused(model, save(tmp_path, tensors))
+    other = {"model": {"proposal_generator.anchor_deltas.weight": torch.zeros(4)}}
+    message = refused(model, save(tmp_path, other))
+    assert "this is no checkpoint of YOLACT (it has proposal_generator)" in message
+    assert "unexpected: proposal_generator.anchor_deltas.weight" in message
+    assert "it has no tensors" in refused(model, save(tmp_path, {}))
