@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 from plain import eventually
-from processes import assert_refused
-from programs import REPO, run_here
+from processes import REPO, assert_refused, run_here
 from videos import HEIGHT, WIDTH, numbers, read_video, write_video
 
 from yolact_d2 import model_zoo

@@ -14,13 +14,8 @@ from plain import eventually
 from videos import HEIGHT, WIDTH, write_video
 
 from yolact_d2.inference import Video, coco_results, get_draw_function, predict_and_draw
-from yolact_d2.inference.pipeline import batched, prefetch
+from yolact_d2.inference.pipeline import prefetch
 from yolact_d2.inference.sources import Frame
-
-
-def test_batches():
-    assert list(batched(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
-    assert list(batched([], 3)) == []
 
 
 def test_prefetch_keeps_the_order():

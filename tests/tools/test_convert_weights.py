@@ -2,8 +2,7 @@ import json
 
 import pytest
 import torch
-from processes import assert_refused
-from programs import REPO, run_here
+from processes import REPO, assert_refused, run_here
 
 
 def convert(*args):

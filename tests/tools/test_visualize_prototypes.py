@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
-from processes import assert_refused
-from programs import REPO, run_here
+from processes import REPO, assert_refused, run_here
 
 from yolact_d2 import load_config
 
