@@ -97,9 +97,9 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     results = benchmark.run()
-    print(render(results))
     if args.output:
         write_report(results, args.output)
+    print(render(results))
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ class YOLACTFPN(FPN):
         return dict(zip(self._out_features, results))
 
 
-def _build_fpn(cfg, bottom_up: Backbone) -> YOLACTFPN:
+def build_fpn(cfg, bottom_up: Backbone) -> YOLACTFPN:
     shapes = bottom_up.output_shape()
     unknown = [name for name in cfg.MODEL.FPN.IN_FEATURES if name not in shapes]
     if unknown:
@@ -144,10 +144,10 @@ def build_yolact_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> YOLACTFPN:
         cfg.MODEL.RESNETS.DEFORM_INTERVAL,
         cfg.MODEL.RESNETS.DEFORM_NUM_GROUPS,
     )
-    return _build_fpn(cfg, resnet.freeze(cfg.MODEL.BACKBONE.FREEZE_AT))
+    return build_fpn(cfg, resnet.freeze(cfg.MODEL.BACKBONE.FREEZE_AT))
 
 
 @BACKBONE_REGISTRY.register()
 def build_yolact_darknet53_fpn_backbone(cfg, input_shape: ShapeSpec) -> YOLACTFPN:
     """DarkNet-53 (keys MODEL.DARKNET) with YOLACT's pyramid (keys MODEL.FPN)."""
-    return _build_fpn(cfg, build_darknet53_backbone(cfg, input_shape))
+    return build_fpn(cfg, build_darknet53_backbone(cfg, input_shape))
