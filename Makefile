@@ -18,7 +18,7 @@ SHAPES := configs/yolact_shapes.yaml
 setup: $(VENV)/.yolact_d2
 
 # Packages that are installed already, in the system too, stay as they are. Detectron2 imports
-# pkg_resources, which setuptools has no more since version 81.
+# pkg_resources, which setuptools removed in version 81.
 $(VENV)/.yolact_d2: setup.py Makefile
 	$(PIP) --version > /dev/null 2>&1 || $(PYTHON) -m venv --system-site-packages $(VENV)
 	$(RUN) -c "import torch, torchvision" 2> /dev/null || $(PIP) install torch torchvision

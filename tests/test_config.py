@@ -132,6 +132,22 @@ def test_unknown_variants_and_levels_are_named_with_the_known_ones(shapes_cfg):
         build_model(shapes_cfg)
 
 
+def test_models_that_cannot_be_built_name_the_key():
+    for name, key, value in (
+        ("yolact_plus_shapes", "RESNETS.DEFORM_INTERVAL", 0),
+        ("yolact_plus_shapes", "RESNETS.DEFORM_ON_PER_STAGE", [False, True, True]),
+        ("yolact_plus_shapes", "RESNETS.OUT_FEATURES", ["res2", "res3", "res4"]),
+        ("yolact_darknet53_FPN_550", "RESNETS.DEFORM_ON_PER_STAGE", [False, True, True, True]),
+        ("yolact_darknet53_FPN_550", "DARKNET.OUT_FEATURES", ["dark6"]),
+        ("yolact_shapes", "YOLACT.PROTONET.NUM_PROTOTYPES", 0),
+    ):
+        path = os.path.join(os.path.dirname(CONFIGS[0]), f"{name}.yaml")
+        cfg = load_config(path, [f"MODEL.{key}", value])
+        named = "DEFORM_" if "RESNETS" in key else key
+        with pytest.raises(ValueError, match=f"MODEL.*{named}"):
+            build_model(cfg)
+
+
 def test_missing_config_file_is_named():
     with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
         load_config("nowhere.yaml")

@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--defects-json", help="also write the issues to this file")
     parser.add_argument(
-        "--samples", type=int, default=0, help="draw so many images without issues, augmented"
+        "--samples", type=int, default=0, help="number of images to draw, as training sees them"
     )
     parser.add_argument("--output", help="folder for the samples")
     parser.add_argument("--config-file", help="of the model, for its augmentation")

@@ -281,13 +281,6 @@ def test_misfit_names_the_url_and_the_checkpointer_works_afterwards(web, tmp_pat
     checkpointer.load(save(tmp_path, model.state_dict()))
 
 
-def test_names_are_matched_if_the_url_asks_for_it(web):
-    model = Small()
-    torch.save({"weight": weights()["conv.weight"], "bias": weights()["conv.bias"]}, web / "a.pth")
-    SafeCheckpointer(model).load("https://example.org/a.pth?matching_heuristics=True")
-    assert_equal(model.state_dict(), weights())
-
-
 def test_missing_weights_are_named(tmp_path):
     with pytest.raises(ValueError, match="MODEL.WEIGHTS: there is no file '.*nowhere.pth'"):
         check_weights_exist(str(tmp_path / "nowhere.pth"))

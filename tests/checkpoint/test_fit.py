@@ -71,6 +71,21 @@ def test_other_backbones_and_intervals_are_refused(tmp_path):
     assert "missing: backbone.bottom_up.res3.1.conv2.bias" in message
 
 
+def test_backbones_of_another_width_are_refused(tmp_path):
+    depth = "MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.WIDTH_PER_GROUP"
+    tensors = build("yolact_shapes", *depth, 16).state_dict()
+    message = refused(build("yolact_shapes", *depth, 32), save(tmp_path, tensors))
+    assert "of another shape: backbone.bottom_up." in message and "NEW_CLASSES" not in message
+
+
+def test_checkpoint_without_class_layers_starts_new_classes(tmp_path):
+    model = build("yolact_shapes")
+    tensors = {k: v for k, v in model.state_dict().items() if "cls_score" not in k}
+    path = save(tmp_path, tensors)
+    assert "missing: head.cls_score" in refused(model, path)
+    YOLACTCheckpointer(model, new_classes=True).warm_start(path)
+
+
 def test_wrong_number_of_classes_is_refused_with_the_two_ways_out(tmp_path):
     path = save(tmp_path, official("yolact_resnet50_pascal"))
     for warm_start in (False, True):

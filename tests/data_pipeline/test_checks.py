@@ -192,7 +192,8 @@ def test_file_names_must_not_leave_the_folder(tmp_path):
     _image(tmp_path / "outside.png")
     for climb in ("../outside.png", "sub/../../outside.png", f"{tmp_path}/outside.png"):
         _register_json(tmp_path / "images", file_name=climb)
-        message = _refused()
+        message = _refused(CHECK_IMAGES=False)
+        assert message == _refused()
         assert os.path.join(tmp_path, "images", climb) in message
         assert "DATASETS.ALLOW_PATHS_OUTSIDE" in message
         _check(ALLOW_PATHS_OUTSIDE=True)

@@ -95,6 +95,8 @@ UNREADABLE = {
     "text": ("a.png", lambda path: path.write_text("a cat"), INVALID, True),
     "truncated JPEG": ("a.jpg", _truncated, INVALID, False),
     "truncated PNG": ("a.png", _truncated, INVALID, False),
+    "PostScript": ("a.jpg", _pillow(RGB, format="EPS"), "is not executed", True),
+    "33 bits": ("a.tif", _pillow(70000 * GREY.astype(np.int32)), "8 or 16 bits", False),
     "float": ("a.tif", _pillow(GREY.astype(np.float32)), "save it with 8 or 16 bits", True),
 }
 

@@ -74,6 +74,13 @@ def test_the_tag_names_the_checkpoint_to_resume(tmp_path):
     assert resumed(tmp_path) == 10
 
 
+def test_other_files_in_the_folder_are_not_resumed(tmp_path):
+    save(tmp_path, 9, "pretrained")
+    (tmp_path / "darknet53.pth").write_text("damaged")
+    os.remove(tmp_path / "last_checkpoint")
+    assert checkpointer(tmp_path).last_undamaged() == ""
+
+
 @pytest.mark.parametrize("resume", [True, False])
 def test_other_weights_are_loaded_without_the_state_of_the_run(tmp_path, resume):
     save(tmp_path, 5, "elsewhere")

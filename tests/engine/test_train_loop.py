@@ -129,6 +129,12 @@ def test_too_many_skipped_in_a_row_stop_training_and_their_images_are_named():
     assert_equal(state(trainer), before)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_mixed_precision_needs_a_gpu():
+    with pytest.raises(ValueError, match="SOLVER.AMP.ENABLED"):
+        build([], amp=True)
+
+
 def test_random_numbers_depend_on_seed_and_iteration_alone():
     def drawn(seed, first, num, global_seed=5):
         trainer, numbers = build([batch(0)] * num, seed=seed), []

@@ -88,4 +88,8 @@ def test_interrupted_or_empty_videos_leave_no_file(tmp_path):
         raise KeyboardInterrupt
     with write_video(str(tmp_path / "b.mp4"), 10):
         pass
+    with pytest.raises(OSError, match="changes at frame 1"):
+        with write_video(str(tmp_path / "c.mp4"), 10) as write:
+            write(frame(0), drawing(0, (64, 48)))
+            write(frame(1), drawing(0, (48, 64)))
     assert os.listdir(tmp_path) == []

@@ -55,6 +55,17 @@ def random_image(height, width, seed=0):
     return torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed)) * 255
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_detections_and_losses_of_the_cpu(model):
+    inputs = [training_input([[4, 4, 30, 40], [20, 30, 60, 62]], [0, 2])]
+    expected = model.train()(inputs), model.eval()(inputs)[0]["instances"]
+    losses, instances = model.cuda().train()(inputs), model.eval()(inputs)[0]["instances"]
+    for key, loss in expected[0].items():
+        assert losses[key].item() == pytest.approx(loss.item(), rel=1e-3)
+    torch.testing.assert_close(instances.scores.cpu(), expected[1].scores, atol=1e-3, rtol=0)
+
+
 @pytest.mark.slow
 def test_overfits_one_image(cfg):
     """The model finds the objects of its only training image; so does the optimized model."""

@@ -10,7 +10,11 @@ See docs/benchmarks.md.
 """
 
 import argparse
+import os
 
+from detectron2.data import DatasetCatalog
+
+from yolact_d2.files import check_writable
 from yolact_d2.inference import find_images
 
 from .images import parse_size
@@ -73,6 +77,12 @@ def build_benchmark(args: argparse.Namespace) -> Benchmark:
     unknown = {part for name in args.variants for part in name.split("+")} - VARIANTS.keys()
     if unknown:
         raise ValueError(f"unknown variants {sorted(unknown)}; known are {', '.join(VARIANTS)}")
+    if args.dataset and args.dataset not in DatasetCatalog:
+        raise ValueError(f"--dataset: {args.dataset!r} is not registered")
+    if args.dataset and not any(spec.load_cfg().MODEL.WEIGHTS for spec in specs):
+        raise ValueError("--dataset measures AP, but all models have random weights")
+    if args.output:
+        check_writable(os.path.join(args.output, "benchmark.md"))
     if args.images:
         images = {"images": find_images(args.images)}
     else:

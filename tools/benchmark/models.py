@@ -32,7 +32,7 @@ class ModelSpec(NamedTuple):
     label: str
     config_file: str
     opts: tuple[str, ...] = ()
-    """Keys and values in turn that override the file's."""
+    """Alternating keys and values that override the file's."""
 
     def load_cfg(self) -> CfgNode:
         return load_config(self.config_file, self.opts)
@@ -68,7 +68,7 @@ def parse_model(words: Sequence[str], device: str | None = None) -> ModelSpec:
         device: MODEL.DEVICE; by default the config's, or the CPU if there is no GPU.
 
     Raises:
-        ValueError: if the words are wrong, naming the one.
+        ValueError: naming the wrong word.
     """
     if len(words) < 2 or len(words) % 2:
         raise ValueError(f"a model is LABEL CONFIG [KEY VALUE ...], not {' '.join(words)!r}")

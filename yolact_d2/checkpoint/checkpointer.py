@@ -21,7 +21,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         """See :meth:`DetectionCheckpointer.load`.
 
         Raises:
-            CheckpointMismatch: naming the file, if it is damaged or does not fit the model.
+            CheckpointMismatch: naming the file, if it is damaged or does not fit the model. In the
+                latter case the tensors that do fit have been loaded.
         """
         try:
             return super().load(path, *args, **kwargs)
@@ -74,9 +75,9 @@ class YOLACTCheckpointer(SafeCheckpointer):
         """Load the weights that training starts from.
 
         Besides what :meth:`load` takes, this may be a backbone (torchvision's, the authors', or
-        Detectron2's), or a checkpoint in which some tensors have another shape, for instance
-        because of another MODEL.YOLACT.PROTONET.NUM_PROTOTYPES. These tensors keep their
-        initial values and are logged.
+        Detectron2's), or a checkpoint in which some tensors outside the backbone have another
+        shape, for instance because of another MODEL.YOLACT.PROTONET.NUM_PROTOTYPES. These keep
+        their initial values and are logged.
 
         Raises:
             CheckpointMismatch: naming the file, if it is damaged, another kind of model, or has

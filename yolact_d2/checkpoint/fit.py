@@ -50,17 +50,18 @@ def check_fit(
         missing = [key for key in missing if _is_needed(key, loaded, model)]
         unexpected = [key for key in unexpected if not _CLASSIFIER.search(key)]
 
-    other_classes = {
-        key: shapes
-        for key, shapes in reshaped.items()
-        if key.startswith(_CLASS_LAYERS) and shapes[0][0] != shapes[1][0]
-    }
+    has_other_classes = _num_classes(translate(loaded)) not in (None, _num_classes(model))
+    if warm_start and new_classes:
+        missing = [key for key in missing if not key.startswith(_CLASS_LAYERS)]
     if warm_start:
-        reshaped = {} if new_classes else other_classes
+        # Another pyramid or head starts from what fits, another backbone or other classes do not.
+        fixed = (_BOTTOM_UP, *(_CLASS_LAYERS if has_other_classes and not new_classes else ()))
+        reshaped = {key: shapes for key, shapes in reshaped.items() if key.startswith(fixed)}
     if not (missing or unexpected or reshaped):
         return
     message = f"this is {describe(loaded)}; the config's model is {describe(model)}"
-    if other_classes.keys() == reshaped.keys() and not missing and not unexpected:
+    only_classes = all(key.startswith(_CLASS_LAYERS) for key in reshaped)
+    if has_other_classes and only_classes and not missing and not unexpected:
         message += (
             ". To fine-tune it on other classes set MODEL.YOLACT.NEW_CLASSES to True, or else set "
             "MODEL.YOLACT.NUM_CLASSES to the checkpoint's"
@@ -121,11 +122,10 @@ def describe(state_dict: StateDict) -> str:
     num_deformable = sum(key.endswith(".conv_offset_mask.weight") for key in ours)
     rescoring = any(key.startswith("mask_iou_head.") for key in ours)
     model = "YOLACT++" if num_deformable and rescoring else "YOLACT"
-    num_outputs = len(ours.get("head.cls_score.bias", ()))
-    num_anchors = len(ours.get("head.bbox_pred.bias", ())) // 4
-    if num_anchors == 0 or num_outputs == 0:
+    num_classes = _num_classes(ours)
+    if num_classes is None:
         return f"an incomplete checkpoint of {model} with {backbone}"
-    num_classes = num_outputs // num_anchors - 1
+    num_anchors = len(ours["head.bbox_pred.bias"]) // 4
     text = f"{model} with {backbone}, {num_classes} classes, {num_anchors} anchors a cell"
     if num_deformable:
         text += f", {num_deformable} deformable blocks"
@@ -133,6 +133,12 @@ def describe(state_dict: StateDict) -> str:
         text += ", mask re-scoring"
     known = _OFFICIAL_NAMES.get((backbone, num_classes, num_anchors, num_deformable, rescoring))
     return f"{known} ({text})" if known else text
+
+
+def _num_classes(ours: StateDict) -> int | None:
+    num_outputs = len(ours.get("head.cls_score.bias", ()))
+    num_anchors = len(ours.get("head.bbox_pred.bias", ())) // 4
+    return num_outputs // num_anchors - 1 if num_outputs and num_anchors else None
 
 
 def _backbone_name(ours: StateDict) -> str | None:

@@ -14,7 +14,7 @@ from .issues import DROPPED, FATAL, NOTE, Issue, is_usable, raise_fatal
 
 Annotation = dict[str, Any]
 Size = tuple[int, int]  # width, height, in pixels
-Box = tuple[float, float, float, float]  # XYXY; of single boxes arrays would take most of the time
+Box = tuple[float, float, float, float]  # XYXY; a tuple, because small arrays are slow
 
 # How far a box or a mask may leave the image, in pixels. COCO's do by rounding errors, and tools
 # that count the border pixel are off by one.
@@ -55,7 +55,7 @@ def annotation_issues(annotation: Annotation, size: Size) -> list[Issue]:
 
 
 def is_usable_annotation(annotation: Annotation, size: Size) -> bool:
-    """Whether an annotation, see :func:`annotation_issues`, is not to be left out.
+    """Whether an annotation is kept, see :func:`annotation_issues`.
 
     Raises:
         ValueError: if it has a fatal issue.
@@ -84,7 +84,7 @@ def leaves_image(points: np.ndarray, size: Size) -> bool:
 
 
 def valid_polygons(segmentation: Iterable[Sequence[float]]) -> list[Sequence[float]]:
-    """The polygons of 3 or more points, which are those that Detectron2 reads from a COCO JSON."""
+    """The polygons of 3 or more points, the only ones that Detectron2 reads from a COCO JSON."""
     return [p for p in segmentation if len(p) >= 6 and len(p) % 2 == 0]
 
 
@@ -92,8 +92,8 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def decode_runs(rle: dict[str, Any]) -> list[int]:
-    """The lengths of the runs of background, mask, background, ...
+def decode_runs(rle: dict[str, Any]) -> np.ndarray:
+    """The lengths of the runs of background, mask, background, ..., (R,) int64.
 
     Raises:
         ValueError: if they do not cover the size. (pycocotools does not notice.)
@@ -102,32 +102,31 @@ def decode_runs(rle: dict[str, Any]) -> list[int]:
     if isinstance(counts, (str, bytes)):
         runs = _decompress(counts.encode() if isinstance(counts, str) else counts)
     elif isinstance(counts, list) and all(map(is_whole, counts)):
-        runs = counts
+        runs = np.array(counts, dtype=np.int64)
     else:
         raise ValueError("'counts' is neither a string nor a list of lengths")
     height, width = rle["size"]
-    if any(run < 0 for run in runs):
+    if (runs < 0).any():
         raise ValueError("a run is negative")
-    if sum(runs) != width * height:
-        raise ValueError(f"its runs cover {sum(runs)} of {width * height} pixels")
+    if runs.sum() != width * height:
+        raise ValueError(f"its runs cover {runs.sum()} of {width * height} pixels")
     return runs
 
 
-def _decompress(counts: bytes) -> list[int]:
+def _decompress(counts: bytes) -> np.ndarray:
     """COCO's compression: each character has 5 bits of a number, lowest first, and a bit that says
-    whether more follow. From the fourth on, numbers are differences to the last but one."""
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts:
-        bits = character - ord("0")
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            value -= (bits & 16) << (shift - 4)  # the sign
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift:
+    whether more follow. From the fourth on, numbers are differences from the number two before."""
+    bits = np.frombuffer(counts, np.uint8).astype(np.int64) - ord("0")
+    ends = np.flatnonzero((bits & 32) == 0)
+    if len(ends) == 0 or ends[-1] != len(bits) - 1:
         raise ValueError("'counts' ends within a number")
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    shifts = 5 * (np.arange(len(bits)) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((bits & 31) << shifts, starts)
+    runs -= np.where(bits[ends] & 16, 1 << 5 * lengths, 0)  # the sign
+    for first in (1, 2):
+        runs[first::2] = np.cumsum(runs[first::2])
     return runs
 
 
@@ -210,9 +209,10 @@ def _inspect_rle(rle: dict[str, Any], size: Size) -> tuple[list[Issue], Box | No
         runs = decode_runs(rle)
     except ValueError as error:
         return [Issue("bad_rle", FATAL, f"the RLE cannot be decoded: {error}")], None
-    if not any(runs[1::2]):
+    if not runs[1::2].any():
         return [Issue("no_mask", DROPPED, "the RLE is empty")], None
-    rle = mask_util.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    if isinstance(rle["counts"], list):
+        rle = mask_util.frPyObjects(rle, height, width)
     x, y, w, h = mask_util.toBbox(rle)
     return [], (x, y, x + w, y + h)
 

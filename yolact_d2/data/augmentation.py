@@ -54,7 +54,18 @@ class LimitSize(T.Augmentation):
     def get_transform(self, image: np.ndarray) -> T.Transform:
         size = image.shape[:2]
         new_size = shrunk_size(size, self.max_side / max(size))
-        return T.NoOpTransform() if new_size == size else T.ResizeTransform(*size, *new_size)
+        return T.NoOpTransform() if new_size == size else ShrinkTransform(*size, *new_size)
+
+
+class ShrinkTransform(T.ResizeTransform):
+    """A bilinear resize without antialiasing, like the model's own; Detectron2's is antialiased for
+    8-bit images."""
+
+    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
+        if interp is not None:  # of a mask
+            return super().apply_image(img, interp)
+        shrunk = cv2.resize(img, (self.new_w, self.new_h), interpolation=cv2.INTER_LINEAR)
+        return shrunk.reshape(self.new_h, self.new_w, *img.shape[2:])
 
 
 def shrunk_size(size: tuple[int, int], factor: float) -> tuple[int, int]:

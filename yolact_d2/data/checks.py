@@ -6,7 +6,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from .coco_json import read_coco, validate_coco
-from .dataset_dicts import DatasetDict, image_issues, validate_dicts, warn_dropped
+from .dataset_dicts import DatasetDict, Read, image_issues, validate_dicts, warn_dropped
 from .images import UnreadableImage
 from .issues import raise_fatal
 
@@ -35,11 +35,10 @@ def check_datasets(cfg, key: str) -> None:
         raise ValueError(f"{key} is empty: name a dataset")
     for name in names:
         dicts = _read_dataset(cfg, name, training)
-        if cfg.DATASETS.CHECK_IMAGES:
-            any_folder = cfg.DATASETS.ALLOW_PATHS_OUTSIDE
-            image_root = None if any_folder else MetadataCatalog.get(name).get("image_root")
-            for issue in image_issues(dicts, image_root):
-                raise_fatal([issue] if issue else [], f"dataset {name!r}")
+        any_folder = cfg.DATASETS.ALLOW_PATHS_OUTSIDE
+        image_root = None if any_folder else MetadataCatalog.get(name).get("image_root")
+        read: Read = "header" if cfg.DATASETS.CHECK_IMAGES else "nothing"
+        raise_fatal(filter(None, image_issues(dicts, image_root, read)), f"dataset {name!r}")
         if training:
             _checked[name] = DatasetCatalog[name], dicts
 

@@ -53,10 +53,10 @@ class ValidatedCOCO(NamedTuple):
 
 
 def validate_coco(coco: COCO) -> ValidatedCOCO:
-    """Find all issues of a COCO JSON, but for those of the image files."""
+    """Find all issues of a COCO JSON, except those of the image files."""
     issues: list[Issue] = []
     images, annotations, categories = (_valid_records(coco, key, issues) for key in _FIELDS)
-    # A faulty record is reported once, not again for all that refer to it.
+    # Report a faulty record once, not again for each reference to it.
     image_ids, category_ids = _all_ids(coco["images"]), _all_ids(coco["categories"])
     usable = []
     for annotation in annotations.values():
@@ -127,7 +127,7 @@ def _valid_records(coco: COCO, key: str, issues: list[Issue]) -> dict[Any, Recor
         severity = NOTE if key == "annotations" else FATAL
         issues.append(Issue("empty_list", severity, f"{key!r} is empty"))
     for number, record in enumerate(coco[key]):
-        kind, detail = "bad_record", _wrong_field(key, record)
+        kind, detail = "bad_record", _wrong_record_field(key, record)
         if not detail and record["id"] in valid:
             kind, detail = "duplicate_id", f"has the id {record['id']!r} of another record"
         if not detail:
@@ -143,7 +143,7 @@ def _valid_records(coco: COCO, key: str, issues: list[Issue]) -> dict[Any, Recor
     return valid
 
 
-def _wrong_field(key: str, record: Any) -> str | None:
+def _wrong_record_field(key: str, record: Any) -> str | None:
     if not isinstance(record, dict):
         return f"is {record!r}, not a dict"
     for field, types in _FIELDS[key].items():

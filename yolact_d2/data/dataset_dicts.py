@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
@@ -15,6 +15,7 @@ from .images import UnreadableImage, displayed_size, leaves_folder, read_image
 from .issues import DROPPED, FATAL, Issue, describe_dropped, is_usable
 
 DatasetDict = dict[str, Any]
+Read = Literal["nothing", "header", "all"]
 
 
 def drop_unusable(dicts: Iterable[DatasetDict]) -> list[DatasetDict]:
@@ -27,7 +28,7 @@ def drop_unusable(dicts: Iterable[DatasetDict]) -> list[DatasetDict]:
 def validate_dicts(
     dicts: Iterable[DatasetDict], num_classes: int | None = None
 ) -> tuple[list[DatasetDict], list[Issue]]:
-    """Validate dataset dicts of Detectron2, but for their image files.
+    """Validate dataset dicts of Detectron2, except their image files.
 
     Args:
         num_classes: categories must be 0..num_classes - 1. None: they are not checked.
@@ -41,7 +42,7 @@ def validate_dicts(
     usable, issues = [], []
     for record in dicts:
         where = record.get("file_name"), record.get("image_id")
-        wrong = _wrong_field(record)
+        wrong = _wrong_image_field(record)
         if wrong:
             issues.append(Issue("bad_record", FATAL, wrong, *where))
             continue
@@ -62,25 +63,27 @@ def validate_dicts(
 
 
 def image_issues(
-    records: Iterable[DatasetDict], image_root: str | None, decode: bool = False
+    records: Iterable[DatasetDict], image_root: str | None, read: Read = "header"
 ) -> Iterator[Issue | None]:
-    """Check image files in parallel; yields one result a file, in their order.
+    """Check image files in parallel; yields one result for each file, in their order.
 
     Args:
         records: dataset dicts with "file_name" and, if recorded, "width" and "height".
         image_root: the folder that the files must be in; links are followed. None: any.
-        decode: read the whole files, not only their headers.
+        read: how much of the files to read. "nothing" checks their paths only.
     """
     with ThreadPoolExecutor() as pool:
-        check = partial(_image_issue, image_root=image_root, decode=decode)
+        check = partial(_image_issue, image_root=image_root, read=read)
         yield from pool.map(check, records)
 
 
-def _image_issue(record: DatasetDict, image_root: str | None, decode: bool) -> Issue | None:
+def _image_issue(record: DatasetDict, image_root: str | None, read: Read) -> Issue | None:
     path, size = record["file_name"], recorded_size(record)
     if image_root is not None and leaves_folder(os.path.relpath(path, image_root)):
         detail = f"{path} is outside the image folder {image_root}; DATASETS.ALLOW_PATHS_OUTSIDE "
         return Issue("path_outside", FATAL, f"{detail}True lets training use it")
+    if read == "nothing":
+        return None
     try:
         actual = displayed_size(path)
     except UnreadableImage as error:
@@ -89,7 +92,7 @@ def _image_issue(record: DatasetDict, image_root: str | None, decode: bool) -> I
     if size is not None and size != actual:
         detail = f"{path} is {actual[0]} x {actual[1]} (width x height), but is recorded as "
         return Issue("wrong_size", FATAL, f"{detail}{size[0]} x {size[1]}")
-    if decode:
+    if read == "all":
         try:
             read_image(path, format="RGB")
         except UnreadableImage as error:
@@ -109,7 +112,7 @@ def recorded_size(record: DatasetDict) -> Size | None:
     return (record["width"], record["height"]) if {"width", "height"} <= record.keys() else None
 
 
-def _wrong_field(record: DatasetDict) -> str | None:
+def _wrong_image_field(record: DatasetDict) -> str | None:
     if not isinstance(record.get("file_name"), str):
         return f"'file_name' of an image is {record.get('file_name')!r}"
     for key in ("width", "height"):

@@ -79,9 +79,11 @@ class YOLACTDatasetMapper:
         utils.check_image_size(dataset_dict, image)
         annotations = dataset_dict.pop("annotations", [])
         size = image.shape[1], image.shape[0]
-        # Usually done before; polygons far outside the image would take any amount of memory.
+        # Usually done before; rasterising polygons far outside the image takes unbounded memory.
         annotations = [
-            visible_annotation(a, size) for a in annotations if is_usable_annotation(a, size)
+            visible_annotation(a, size)
+            for a in annotations
+            if isinstance(a["segmentation"], dict) or is_usable_annotation(a, size)
         ]
         is_crowd = np.array([a["iscrowd"] == 1 for a in annotations], dtype=bool)
 
@@ -177,11 +179,13 @@ def visible_annotation(annotation: dict[str, Any], size: Size) -> dict[str, Any]
     box = np.asarray(annotation["bbox"], dtype=np.float64)
     box = BoxMode.convert(box[None], annotation["bbox_mode"], BoxMode.XYXY_ABS)[0]
     kept["bbox"], kept["bbox_mode"] = clip_box(box, size), BoxMode.XYXY_ABS
-    polygons: list[Any]
     if isinstance(kept["segmentation"], list):
-        polygons = valid_polygons(kept["segmentation"])
-        polygons = [np.asarray(p, dtype=np.float64) for p in polygons]
+        valid = valid_polygons(kept["segmentation"])
+        polygons = [np.asarray(p, dtype=np.float64) for p in valid]
         if any(leaves_image(polygon.reshape(-1, 2), size) for polygon in polygons):
-            polygons = mask_util.merge(mask_util.frPyObjects(polygons, size[1], size[0]))
-        kept["segmentation"] = polygons
+            kept["segmentation"] = mask_util.merge(
+                mask_util.frPyObjects(polygons, size[1], size[0])
+            )
+        else:
+            kept["segmentation"] = polygons
     return kept

@@ -10,6 +10,8 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 
+# Where Pillow finds the orientation in a PNG.
+_PNG_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp"}
 # Pillow's modes of 16-bit grey images; some versions use "I".
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
@@ -33,14 +35,18 @@ def read_image(path: str, format: str) -> np.ndarray:
 
     Raises:
         UnreadableImage: if the file is missing, truncated or not an image, claims more pixels than
-            Pillow accepts (179 million), or has floating-point values.
+            Pillow accepts (179 million), or has values that are not integers of up to 16 bits.
     """
     with _raise_unreadable(path), PathManager.open(path, "rb") as file, Image.open(file) as image:
-        _reject_float(image)
+        _check_format(image)
         upright = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
         if upright.mode in _GREY_16:
-            high_byte = (np.asarray(upright) >> 8).clip(0, 255)
-            upright = Image.fromarray(high_byte.astype(np.uint8))
+            values = np.asarray(upright)
+            if values.min() < 0 or values.max() >= 2**16:
+                raise ValueError(
+                    f"its values are {values.min()} to {values.max()}; save it with 8 or 16 bits"
+                )
+            upright = Image.fromarray((values >> 8).astype(np.uint8))
         return utils.convert_PIL_to_numpy(upright, format)
 
 
@@ -51,7 +57,7 @@ def displayed_size(path: str) -> tuple[int, int]:
         UnreadableImage: if the header shows that :func:`read_image` would raise it.
     """
     with _raise_unreadable(path), PathManager.open(path, "rb") as file, Image.open(file) as image:
-        _reject_float(image)
+        _check_format(image)
         width, height = image.size
         if image.format == "TIFF":  # newer versions of Pillow have applied the orientation
             width, height = image.tag_v2[ExifTag.ImageWidth], image.tag_v2[ExifTag.ImageLength]
@@ -82,8 +88,8 @@ def _raise_unreadable(path: str) -> Iterator[None]:
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 (upright) if there is none or it is damaged."""
-    # Without EXIF before the pixels of a PNG, getexif would decode them all to look behind them.
-    if image.format == "PNG" and "exif" not in image.info:
+    # Without this, getexif would decode all pixels of a PNG to look for EXIF behind them.
+    if image.format == "PNG" and _PNG_ORIENTATION.isdisjoint(image.info):
         return 1
     try:
         return image.getexif().get(ExifTag.Orientation, 1)
@@ -91,6 +97,8 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _reject_float(image: Image.Image) -> None:
+def _check_format(image: Image.Image) -> None:
+    if image.format == "EPS":
+        raise ValueError("it is a PostScript program, which is not executed")
     if image.mode == "F":
         raise ValueError("its values are floating-point numbers; save it with 8 or 16 bits")

@@ -24,7 +24,7 @@ def inspect_dataset(coco: COCO, image_root: str, show_progress: bool = False) ->
     validated = validate_coco(coco)
     images = validated.images
     files = [{**x, "file_name": os.path.join(image_root, x["file_name"])} for x in images]
-    checked = image_issues(files, image_root, decode=True)
+    checked = image_issues(files, image_root, read="all")
     checked = tqdm(checked, total=len(images), unit=" images", disable=not show_progress)
     issues = [
         issue._replace(file=image["file_name"], image_id=image["id"])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 class Severity(str, Enum):
     FATAL = "fatal"
-    """No run starts."""
+    """Stops training and evaluation."""
     DROPPED = "dropped"
     """The annotation or image is left out, and counted in a warning."""
     NOTE = "note"

@@ -1,5 +1,4 @@
-"""The loaders of training and evaluation: Detectron2's, but repeatable, and not ended by an image
-that cannot be read."""
+"""Detectron2's loaders, made repeatable and tolerant of images that cannot be read."""
 
 import contextlib
 import itertools
@@ -128,8 +127,10 @@ class TrainLoader:
 
 
 class NumberedSampler(Sampler):
-    """The endless indices of a training sampler of Detectron2, which gives each process its part,
-    with their positions in the stream of all processes. The batch size is that of a process."""
+    """Yields (position in the stream of all processes, index) for the samples of this process.
+
+    The indices are those of a training sampler of Detectron2.
+    """
 
     def __init__(self, sampler: Sampler, batch_size: int):
         self._sampler = sampler
@@ -182,8 +183,10 @@ def _map_or_report(mapper: Mapper, dataset_dict: dict[str, Any]) -> dict[str, An
 
 
 class TestLoader:
-    """Batches of a dataset without the images that cannot be read, for which the given loader has
-    {"unreadable": reason}. Raises UnreadableImage at the end if no process could read any."""
+    """Skips images that cannot be read, for which the given loader has {"unreadable": reason}.
+
+    Iterating raises UnreadableImage at the end if no process could read any image.
+    """
 
     __test__ = False  # it is not a test of pytest
 

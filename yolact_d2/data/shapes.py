@@ -176,7 +176,7 @@ def _ramp(rng: Generator, height: int, width: int) -> np.ndarray:
 
 
 def _stripes(rng: Generator, height: int, width: int, period: float) -> np.ndarray:
-    """Soft-edged stripes (height, width) in 0..1; period: about so many image pixels."""
+    """Soft-edged stripes (height, width) in 0..1; period: roughly, in image pixels."""
     turns = _ramp(rng, height, width) * np.hypot(height, width) / period + rng.random()
     return 0.5 + 0.5 * np.clip(2 * np.sin(2 * np.pi * turns), -1, 1)
 

@@ -1,6 +1,7 @@
 """Checkpoints of a run that may be killed at any moment."""
 
 import os
+import re
 from typing import Any
 
 import torch
@@ -34,7 +35,12 @@ class TrainingCheckpointer(YOLACTCheckpointer):
         self.logger.info(f"Saving checkpoint to {path}")
         with atomic_write(path) as partial:
             with open(partial, "wb") as file:
-                torch.save(data, file)
+                try:
+                    torch.save(data, file)
+                except RuntimeError as error:  # torch hides the reason, such as a full disk
+                    if isinstance(reason := error.__context__, OSError):
+                        raise OSError(reason.errno, reason.strerror, path) from error
+                    raise
                 _flush_to_disk(file)
             read_checkpoint(partial)  # Fail now rather than when the run is resumed.
         self.tag_last_checkpoint(f"{name}.pth")
@@ -48,24 +54,53 @@ class TrainingCheckpointer(YOLACTCheckpointer):
             _flush_to_disk(file)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Load the last undamaged checkpoint in `save_dir`, if `resume` and there is one, with all
+        """Load the last undamaged checkpoint of the run, if `resume` and there is one, with all
         checkpointables; otherwise start from the weights in `path`.
 
         Raises:
-            CheckpointMismatch: naming the file, if it does not fit the model, or if all
-                checkpoints in `save_dir` are damaged.
+            CheckpointMismatch: naming the file, if it does not fit the model or the run.
         """
-        last = self._last_undamaged() if resume and comm.is_main_process() else ""
-        last = comm.all_gather(last)[0]  # Rank 0, which writes them, decides.
-        return self.load(last) if last else self.warm_start(path)
+        last = self.last_undamaged() if resume else ""
+        if not last:
+            return self.warm_start(path)
+        try:
+            return self.load(last)
+        except CheckpointMismatch:
+            raise
+        except (KeyError, ValueError) as error:  # from an optimizer with other parameters
+            raise CheckpointMismatch(
+                f"{last} is not of this run ({error}): give the options that it was started with"
+            ) from error
 
-    def _last_undamaged(self) -> str:
-        """The tagged checkpoint, or else that of the highest iteration; "" if there is none."""
+    def last_undamaged(self) -> str:
+        """The tagged checkpoint, or else that of the highest iteration; "" if there is none. All
+        processes must call it; rank 0, which writes the checkpoints, decides.
+
+        Raises:
+            CheckpointMismatch: on all processes, if all checkpoints are damaged.
+        """
+        path = error = ""
+        if comm.is_main_process():
+            try:
+                path = self._find_last_undamaged()
+            except CheckpointMismatch as mismatch:
+                error = str(mismatch)
+        path, error = comm.all_gather((path, error))[0]
+        if error:
+            raise CheckpointMismatch(error)
+        return path
+
+    def _find_last_undamaged(self) -> str:
         if not self.path_manager.isdir(self.save_dir):
             return ""
         tagged = self.get_checkpoint_file()
+        paths = [
+            path
+            for path in self.get_all_checkpoint_files()
+            if path == tagged or re.fullmatch(r"model_(\d+|final)\.pth", os.path.basename(path))
+        ]
         iterations, damaged = {}, []
-        for path in sorted(self.get_all_checkpoint_files(), key=lambda path: path != tagged):
+        for path in sorted(paths, key=lambda path: path != tagged):
             try:
                 checkpoint = read_checkpoint(self.path_manager.get_local_path(path))
             except CheckpointMismatch as error:

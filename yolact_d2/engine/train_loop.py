@@ -41,7 +41,12 @@ class SkipNonFiniteTrainer(SimpleTrainer):
             seed: reseeds PyTorch before each iteration, from the seed, the rank and the iteration,
                 so that a resumed run draws the same numbers. None: never.
             max_skipped: number of batches skipped in a row that stops training.
+
+        Raises:
+            ValueError: if `amp` is True and there is no GPU.
         """
+        if amp and not torch.cuda.is_available():
+            raise ValueError("SOLVER.AMP.ENABLED is True, but mixed precision needs a GPU")
         super().__init__(model, data_loader, optimizer)
         self.grad_scaler = torch.amp.GradScaler("cuda", enabled=amp)
         self.seed = seed

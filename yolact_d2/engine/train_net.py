@@ -27,7 +27,7 @@ from .trainer import Trainer
 
 # yacs reports a wrong key by a KeyError, a wrong type by a ValueError; Detectron2 asserts.
 BAD_CONFIG = (OSError, ValueError, KeyError, AssertionError, yaml.YAMLError)
-BAD_DATA = (OSError, ValueError)
+BAD_MODEL_OR_DATA = (OSError, ValueError, AssertionError)
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def parse_args() -> argparse.Namespace:
         parser.error("--eval-only evaluates on --val-json, which is missing")
     if args.val_json and not args.train_json and not args.eval_only:
         parser.error("--val-json needs --train-json, or --eval-only")
-    if args.num_machines > 1 and args.dist_url == "auto":
+    if args.num_machines > 1 and args.dist_url == "auto" and not dist.is_torchelastic_launched():
         parser.error("--num-machines needs --dist-url tcp://ADDRESS:PORT, of machine 0")
     return args
 
@@ -77,14 +77,12 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     with exit_on(*BAD_CONFIG):
         cfg = setup(args)
     if args.eval_only:
-        with exit_on(*BAD_DATA):
+        with exit_on(*BAD_MODEL_OR_DATA):
             check_on_each_machine(cfg, "DATASETS.TEST")
             model = Trainer.build_model(cfg)
             checkpointer = TrainingCheckpointer(model, cfg.OUTPUT_DIR)
-            if args.resume and checkpointer.has_checkpoint():
-                checkpointer.resume_or_load("", resume=True)
-            else:
-                checkpointer.load(cfg.MODEL.WEIGHTS)
+            last = checkpointer.last_undamaged() if args.resume else ""
+            checkpointer.load(last or cfg.MODEL.WEIGHTS)
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)
@@ -94,7 +92,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         cfg.defrost()
         cfg.DATASETS.CHECK_IMAGES = False  # The first start has checked them.
         cfg.freeze()
-    with exit_on(*BAD_DATA):
+    with exit_on(*BAD_MODEL_OR_DATA):
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
     return trainer.train()
@@ -133,7 +131,7 @@ def exit_on(*errors: type[Exception]) -> Iterator[None]:
     except errors as error:
         if int(os.environ.get("LOCAL_RANK", comm.get_local_rank())) > 0:
             # Most errors are found by all processes. Local rank 0 reports, and the launcher ends
-            # this process meanwhile.
+            # this process in the meantime.
             time.sleep(5)
         text = error.args[0] if isinstance(error, KeyError) else error  # str() would quote it
         print(f"{os.path.basename(sys.argv[0])}: error: {text}", file=sys.stderr, flush=True)

@@ -24,7 +24,7 @@ from .train_loop import SkipNonFiniteTrainer
 class Trainer(DefaultTrainer):
     """Detectron2's trainer with this project's data, evaluation, checkpoints and training step.
 
-    A resumed run is the same as one that was never stopped. It runs on GPUs and on CPUs.
+    A resumed run is the same as one that was never stopped. Training works on GPUs and on CPUs.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -32,8 +32,8 @@ class Trainer(DefaultTrainer):
         Raises:
             ValueError: naming what is wrong with the datasets or with the config.
         """
-        # Not Detectron2's constructor: its DDP fails on a CPU, and it sets the checkpointer and
-        # the training step, which the hooks keep.
+        # Without Detectron2's constructor: its DDP fails on a CPU, and its hooks would keep its
+        # own checkpointer and training step.
         super(DefaultTrainer, self).__init__()
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()

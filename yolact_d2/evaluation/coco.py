@@ -27,8 +27,7 @@ class FilteredCOCOEvaluator(COCOEvaluator):
     """:class:`COCOEvaluator` that uses the annotations that training uses.
 
     Annotations that training leaves out are neither found nor missed (COCO's API counts them as
-    missed), boxes end at the border of the image, and "area" and "iscrowd" may be missing in the
-    JSON.
+    missed), boxes are clipped to the image, and "area" and "iscrowd" may be missing in the JSON.
     """
 
     def __init__(self, dataset_name: str, *args, **kwargs):

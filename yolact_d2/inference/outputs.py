@@ -92,7 +92,7 @@ def video_output(source: str, output: str) -> str:
     suffix = os.path.splitext(output)[1].lower()
     if os.path.isdir(output) or not suffix:
         stem = os.path.splitext(os.path.basename(source.split("?")[0]))[0]
-        output = os.path.join(output, re.sub(r"[^\w.-]+", "_", stem) + ".mp4")
+        output = os.path.join(output, (re.sub(r"[^\w.-]+", "_", stem) or "video") + ".mp4")
     elif suffix not in VIDEO_CODECS:
         raise ValueError(
             f"cannot write {output!r}: the suffix of a video is one of {', '.join(VIDEO_CODECS)}"
@@ -125,12 +125,16 @@ def write_video(path: str, fps: float) -> Iterator[Writer]:
     """
     codec = VIDEO_CODECS[os.path.splitext(path)[1].lower()]
     writer = cv2.VideoWriter()
+    size: tuple[int, int] | None = None
 
     def write(frame: Frame, drawing: np.ndarray) -> None:
-        if not writer.isOpened():
+        nonlocal size
+        if size is None:
             size = drawing.shape[1], drawing.shape[0]
             if not writer.open(partial, cv2.VideoWriter.fourcc(*codec), fps, size):
                 raise OSError(f"OpenCV cannot write {path!r} with the codec {codec}")
+        if (drawing.shape[1], drawing.shape[0]) != size:  # OpenCV would drop the frame silently
+            raise OSError(f"the size of {frame.name} changes at frame {frame.image_id}")
         writer.write(drawing)
 
     with atomic_write(path) as partial:

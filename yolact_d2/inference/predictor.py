@@ -17,7 +17,7 @@ class Predictor:
     """Finds objects in images that are read by OpenCV.
 
     Like Detectron2's `DefaultPredictor`, but it also takes batches, knows the class names that are
-    stored in the config, and checks the config and the weights before it builds the model.
+    stored in the config, and refuses weights that do not fit the model.
 
     Attributes:
         model: the YOLACT, in evaluation mode. It may be replaced by a copy from

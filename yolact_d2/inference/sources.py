@@ -146,7 +146,7 @@ class Video:
             yield Frame(number, self.name, image)
             number += 1
         # Some formats do not store the number of frames, and OpenCV estimates it.
-        if number < 0.95 * len(self) - 1:
+        if number < max(0.95 * len(self) - 1, 1):
             self.failed.append((self.name, f"it ends after {number} of {len(self)} frames"))
 
     def __enter__(self) -> "Video":

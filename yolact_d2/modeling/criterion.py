@@ -66,7 +66,7 @@ class YOLACTCriterion(nn.Module):
             negatives_per_positive: see :func:`classification_loss`.
             max_mask_positives: limit of positives of each image that enter the mask losses, a
                 random subset. 0: no limit.
-            min_mask_iou_area: objects with masks of at most so many grid cells do not enter the
+            min_mask_iou_area: objects with masks of at most this many grid cells do not enter the
                 mask IoU loss.
             loss_weights: weight of each loss, by name.
         """

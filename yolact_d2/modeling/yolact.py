@@ -122,6 +122,8 @@ class YOLACT(DenseDetector):
             raise ValueError(
                 "MODEL.MASK_ON is False, but YOLACT always predicts masks: set it to True"
             )
+        if cfg.MODEL.YOLACT.PROTONET.NUM_PROTOTYPES < 1:
+            raise ValueError("MODEL.YOLACT.PROTONET.NUM_PROTOTYPES must be 1 or more")
         backbone = build_backbone(cfg)
         in_features = cfg.MODEL.YOLACT.IN_FEATURES
         shapes = backbone.output_shape()

@@ -58,6 +58,10 @@ class DarkNet(Backbone):
         super().__init__()
         self.stage_names = [f"dark{i}" for i in range(1, len(stage_blocks) + 1)]
         self._out_features = list(out_features)
+        if unknown := set(out_features) - set(self.stage_names):
+            raise ValueError(
+                f"MODEL.DARKNET.OUT_FEATURES: no stage {sorted(unknown)} in {self.stage_names}"
+            )
         self._out_feature_channels: dict[str, int] = {}
         self._out_feature_strides: dict[str, int] = {}
 

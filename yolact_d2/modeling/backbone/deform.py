@@ -91,8 +91,18 @@ def use_deformable_convs(
         on_per_stage: for each of the stages "res2" to "res5", whether to change it.
         interval: change the blocks 0, `interval`, 2 * `interval`, ... of these stages.
         deform_groups: see :class:`ModulatedDeformConv2d`.
+
+    Raises:
+        ValueError: naming the config keys, if there are no such blocks.
     """
-    for i, on in enumerate(on_per_stage, start=2):
-        if on:
-            for block in getattr(resnet, f"res{i}")[::interval]:
-                block.conv2 = ModulatedDeformConv2d(block.conv2, deform_groups)
+    names = [f"res{i}" for i in range(2, 6)]
+    chosen = [name for name, on in zip(names, on_per_stage) if on]
+    if len(on_per_stage) != 4 or interval < 1 or not {*chosen} <= {*resnet.stage_names}:
+        raise ValueError(
+            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE is {list(on_per_stage)}, DEFORM_INTERVAL is "
+            f"{interval}: there must be a value for each of {names}, of which this ResNet has "
+            f"{resnet.stage_names}, and an interval of 1 or more"
+        )
+    for name in chosen:
+        for block in getattr(resnet, name)[::interval]:
+            block.conv2 = ModulatedDeformConv2d(block.conv2, deform_groups)

@@ -150,4 +150,9 @@ def build_yolact_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> YOLACTFPN:
 @BACKBONE_REGISTRY.register()
 def build_yolact_darknet53_fpn_backbone(cfg, input_shape: ShapeSpec) -> YOLACTFPN:
     """DarkNet-53 (keys MODEL.DARKNET) with YOLACT's pyramid (keys MODEL.FPN)."""
+    if any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE):
+        raise ValueError(
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE asks for deformable convolutions, which DarkNet-53 "
+            "does not have"
+        )
     return build_fpn(cfg, build_darknet53_backbone(cfg, input_shape))
