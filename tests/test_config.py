@@ -140,6 +140,7 @@ def test_models_that_cannot_be_built_name_the_key():
         ("yolact_darknet53_FPN_550", "RESNETS.DEFORM_ON_PER_STAGE", [False, True, True, True]),
         ("yolact_darknet53_FPN_550", "DARKNET.OUT_FEATURES", ["dark6"]),
         ("yolact_shapes", "YOLACT.PROTONET.NUM_PROTOTYPES", 0),
+        ("yolact_shapes", "MASK_ON", False),
     ):
         path = os.path.join(os.path.dirname(CONFIGS[0]), f"{name}.yaml")
         cfg = load_config(path, [f"MODEL.{key}", value])

@@ -57,17 +57,6 @@ def test_every_url_is_in_the_table():
         assert any(f"({url})" in row and f"`{name}.yaml`" in row for row in rows), name
 
 
-def test_backbones_are_not_pickles():
-    weights = {name: model_zoo.get_config(name).MODEL.WEIGHTS for name in model_zoo.names()}
-    assert not [name for name, path in weights.items() if path.endswith(".pkl")]
-    assert sum(path.endswith(".pth") for path in weights.values()) >= 5
-
-
-def test_opts_override_the_config():
-    cfg = model_zoo.get_config("yolact_shapes", opts=["INPUT.IMAGE_SIZE", "64"])
-    assert cfg.INPUT.IMAGE_SIZE == 64 and not cfg.is_frozen()
-
-
 def test_model_has_its_weights_and_is_in_training_mode(tmp_path):
     model = model_zoo.get("yolact_shapes", device="cpu")
     torch.save({"model": model.state_dict()}, tmp_path / "mine.pth")

@@ -219,9 +219,3 @@ def test_without_mask_iou_head_there_are_no_mask_scores():
     assert set(model([training_input([[10, 10, 60, 60]], [1])])) == LOSSES
     instances = model.eval()([{"image": random_image(40, 60)}])[0]["instances"]
     assert not instances.has("mask_scores")
-
-
-def test_mask_on_false_is_an_error(cfg):
-    cfg.MODEL.MASK_ON = False
-    with pytest.raises(ValueError, match="MODEL.MASK_ON is False"):
-        build_model(cfg)

@@ -132,7 +132,7 @@ def exit_on(*errors: type[Exception]) -> Iterator[None]:
         if int(os.environ.get("LOCAL_RANK", comm.get_local_rank())) > 0:
             # Most errors are found by all processes. Local rank 0 reports, and the launcher ends
             # this process in the meantime.
-            time.sleep(5)
+            time.sleep(2)
         text = error.args[0] if isinstance(error, KeyError) else error  # str() would quote it
         print(f"{os.path.basename(sys.argv[0])}: error: {text}", file=sys.stderr, flush=True)
         if dist.is_initialized():
