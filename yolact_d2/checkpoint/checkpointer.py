@@ -35,6 +35,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             self._parsed_url_during_load = None
 
     def _load_file(self, filename: str) -> dict[str, Any]:
+        if filename.endswith(".pyth"):
+            raise CheckpointMismatch(f"{filename} is a file of pycls, which is not read")
         if filename.endswith(".pkl"):
             checkpoint = _as_detectron2_checkpoint(read_checkpoint(filename))
         else:
@@ -90,6 +92,7 @@ class YOLACTCheckpointer(SafeCheckpointer):
             self._is_warm_start = False
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        self._convert_ndarray_to_tensor(checkpoint["model"])
         loaded = checkpoint["model"]
         if not checkpoint.get("matching_heuristics"):
             # Here, so that Detectron2 compares shapes by this project's names.

@@ -13,6 +13,15 @@ StateDict = dict[str, Tensor]
 
 _CLASS_LAYER = "prediction_layers.0.conf_layer"
 _BOX_LAYER = "prediction_layers.0.bbox_layer"
+_OUR_PREFIXES = ("backbone.bottom_up.", "backbone.fpn_", "head.", "protonet.")
+_OFFICIAL_PREFIXES = (
+    "prediction_layers.",
+    "proto_net.",
+    "fpn.",
+    "semantic_seg_conv.",
+    "maskiou_net.",
+    *(f"backbone.{name}." for name in ("layers", "_preconv", "conv1", "bn1")),
+)
 
 
 def _module_names() -> dict[str, str]:
@@ -73,15 +82,18 @@ def translate(state_dict: StateDict) -> StateDict:
             files that the authors train from, or of torchvision's ResNets; with or without the
             prefix "module.". Unknown names stay as they are.
     """
-    state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    if all(key.startswith("module.") for key in state_dict):
+        state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    if any(key.startswith(_OUR_PREFIXES) for key in state_dict):
+        return dict(state_dict)  # a subclass may have any other names beside them
     if is_official(state_dict):
         return from_official(state_dict)
     return from_plain_backbone(state_dict) if is_plain_backbone(state_dict) else state_dict
 
 
 def is_official(state_dict: StateDict) -> bool:
-    """Whether the tensors have the names of a whole network of the authors' code."""
-    return f"{_CLASS_LAYER}.weight" in state_dict
+    """Whether any tensor has a name that only the authors' code has."""
+    return any(key.startswith(_OFFICIAL_PREFIXES) for key in state_dict)
 
 
 def is_plain_backbone(state_dict: StateDict) -> bool:
@@ -101,7 +113,11 @@ def from_official(state_dict: StateDict) -> StateDict:
         for key, value in state_dict.items()
         if not re.match(r"backbone\.layer\d|fpn\.downsample_layers\.([2-9]|\d\d)", key)
     }
-    return _rename(_move_background(kept, -1), _OURS)
+    if f"{_BOX_LAYER}.bias" in kept:
+        return _rename(_move_background(kept, -1), _OURS)
+    # Without the number of anchors background cannot be moved: the class layer keeps its name.
+    names = {theirs: ours for theirs, ours in _OURS.items() if theirs != _CLASS_LAYER}
+    return _rename(kept, names)
 
 
 def to_official(state_dict: StateDict) -> StateDict:

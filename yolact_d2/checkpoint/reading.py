@@ -1,6 +1,7 @@
 """Read checkpoint files without executing code from them."""
 
 import pickle
+import re
 import zipfile
 from typing import Any
 
@@ -52,8 +53,10 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     except (ImportError, MemoryError, OSError):  # not the file's fault
         raise
     except Exception as error:  # the readers raise many kinds for a damaged file
-        # torch puts its advice before and after the reason.
+        # torch puts its advice, to load the file unsafely, around the reason.
         reason = str(error).split("WeightsUnpickler error:")[-1].strip() or type(error).__name__
+        if match := re.search(r"GLOBAL (\S+)", str(error)):
+            reason = f"it asks for {match[1]}"
         raise CheckpointMismatch(
             f"{path} is truncated or not a checkpoint, or it holds more than tensors and plain "
             f"values (code in a checkpoint is never executed): {reason.splitlines()[0]}"
@@ -96,4 +99,5 @@ def model_tensors(checkpoint: dict[str, Any], path: str) -> dict[str, Any]:
 
 def read_state_dict(path: str) -> StateDict:
     """The model's tensors in a checkpoint file, under the names that the file has."""
-    return model_tensors(read_checkpoint(path), path)
+    tensors = model_tensors(read_checkpoint(path), path)
+    return {key: torch.as_tensor(value) for key, value in tensors.items()}
