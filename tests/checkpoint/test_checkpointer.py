@@ -20,6 +20,7 @@ from yolact_d2.checkpoint import (
     YOLACTCheckpointer,
     check_weights_exist,
     from_official,
+    read_state_dict,
 )
 
 
@@ -60,6 +61,17 @@ def test_stock_checkpointer_and_torch_take_the_authors_names(tmp_path):
     assert result.unexpected_keys == ["other"]
     with pytest.raises(RuntimeError, match="protonet.upsampled_conv.bias"):
         model.load_state_dict(theirs)
+
+
+def test_arrays_under_the_authors_names_load(tmp_path):
+    theirs = official("yolact_resnet50_pascal")
+    path = tmp_path / "some.pkl"
+    arrays = {key: value.numpy() for key, value in theirs.items()}
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "x"}))
+    model = build("yolact_R_50_FPN_550_pascal")
+    YOLACTCheckpointer(model).load(str(path))
+    assert_equal(model.state_dict(), from_official(theirs))
+    assert_equal(read_state_dict(str(path)), theirs)
 
 
 def test_checkpoint_of_version_1_loads(tmp_path):
@@ -279,6 +291,12 @@ def test_misfit_names_the_url_and_the_checkpointer_works_afterwards(web, tmp_pat
         with pytest.raises(CheckpointMismatch, match=f"{url}: this is no"):
             checkpointer.load(url)
     checkpointer.load(save(tmp_path, model.state_dict()))
+
+
+def test_files_of_pycls_are_refused(tmp_path):
+    path = save(tmp_path, {"model_state": weights()}, "some.pyth")
+    with pytest.raises(CheckpointMismatch, match="some.pyth is a file of pycls"):
+        SafeCheckpointer(Small()).load(path)
 
 
 def test_missing_weights_are_named(tmp_path):

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from checkpoints import CONFIGS, official
+from checkpoints import CONFIGS, build, official
+from plain import assert_equal
 
-from yolact_d2.checkpoint import from_official, to_official
+from yolact_d2.checkpoint import from_official, to_official, translate
 from yolact_d2.checkpoint.names import is_official
 
 
@@ -38,3 +39,28 @@ def test_background_moves_from_first_to_last_for_every_anchor():
         assert torch.equal(after[first + 20], before[first])
         for c in range(20):
             assert torch.equal(after[first + c], before[first + 1 + c])
+
+
+def test_class_layer_is_not_translated_without_the_number_of_anchors():
+    """Its background cannot be moved then, and every class would be off by one."""
+    theirs = official("yolact_resnet50_pascal")
+    del theirs["prediction_layers.0.bbox_layer.bias"]
+    ours = from_official(theirs)
+    for leaf in ("weight", "bias"):
+        key = f"prediction_layers.0.conf_layer.{leaf}"
+        assert torch.equal(ours[key], theirs[key]) and f"head.cls_score.{leaf}" not in ours
+
+
+def test_part_of_an_official_state_dict_is_translated():
+    theirs = official("yolact_plus_resnet50")
+    ours = from_official(theirs)
+    for key, name in zip(theirs, ours):
+        if "conf_layer" not in key:
+            assert_equal(translate({key: theirs[key]}), {name: ours[name]})
+
+
+def test_layers_of_a_subclass_keep_their_names():
+    extra = {f"{name}.weight": torch.rand(2) for name in ("layers.0", "layer1.0.conv1", "module")}
+    ours = {**build("yolact_shapes").state_dict(), **extra}
+    assert_equal(translate(ours), ours)
+    assert_equal(translate({f"module.{key}": value for key, value in ours.items()}), ours)
