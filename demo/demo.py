@@ -3,15 +3,12 @@
 
 import argparse
 import json
-import os
 import sys
 import time
 from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
 
 import numpy as np
-import yaml
-from detectron2.config import CfgNode
 from tqdm import tqdm
 
 from yolact_d2 import Predictor, load_config, model_zoo
@@ -60,16 +57,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_config(name: str, opts: list[str]) -> CfgNode:
-    """Read a config file, or the config of a model in the model zoo."""
-    is_path = os.path.isfile(name) or os.path.dirname(name)
-    path = name if is_path else model_zoo.get_config_file(name)
-    try:
-        return load_config(path, opts)
-    except (AssertionError, KeyError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}, or --opts: {error}") from error
-
-
 def open_source(args: argparse.Namespace) -> ImageFiles | Video:
     if args.input is not None:
         return ImageFiles(find_images(args.input))
@@ -109,7 +96,7 @@ def main() -> int:
     parser = build_parser()
     args = parser.parse_args()
     try:
-        cfg = read_config(args.config_file, args.opts)
+        cfg = load_config(args.config_file, args.opts)
         source = open_source(args)
         batch_size = (1 if source.is_live else 4) if args.batch_size is None else args.batch_size
         if batch_size < 1:

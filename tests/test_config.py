@@ -3,7 +3,6 @@ import os
 import shutil
 
 import pytest
-import yaml
 from detectron2 import model_zoo
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
@@ -174,7 +173,7 @@ def test_python_in_a_config_is_never_executed(write, tmp_path):
         path = write(f"MODEL:\n  WEIGHTS: {value}\n")
         based_on_it = write("_BASE_: some.yaml\n", "other.yaml")
         for config in (path, based_on_it):
-            with pytest.raises(yaml.YAMLError, match="python/") as error:
+            with pytest.raises(ValueError, match="python/") as error:
                 load_config(config)
             assert path in str(error.value)
             assert not mark.exists()
@@ -193,7 +192,7 @@ def test_python_is_executed_in_detectron2s_own_configs_alone(tmp_path):
     shutil.copy(os.path.join(os.path.dirname(path), "../Base-RetinaNet.yaml"), tmp_path.parent)
     (tmp_path / "other.yaml").write_text(f"_BASE_: {path}\n")
     for config in (copy, tmp_path / "other.yaml"):
-        with pytest.raises(yaml.YAMLError, match="python/object/apply:eval"):
+        with pytest.raises(ValueError, match="python/object/apply:eval"):
             load_config(str(config))
 
 
@@ -207,6 +206,6 @@ def test_saved_config_is_read_again(write):
 
 def test_files_that_are_no_config_are_named(write):
     for text in ("_BASE_: some.yaml\n", "[1, 2]", "some text", "MODEL: ["):
-        with pytest.raises((ValueError, yaml.YAMLError)) as error:
+        with pytest.raises(ValueError) as error:
             load_config(write(text))
         assert "some.yaml" in str(error.value), text

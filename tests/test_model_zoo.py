@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2 import model_zoo as detectron2_model_zoo
 
 from yolact_d2 import model_zoo
 
@@ -20,16 +21,19 @@ def test_names_are_those_of_the_configs():
     assert [f"{name}.yaml" for name in model_zoo.names()] == FILES
 
 
-def test_suffix_of_a_name_is_optional():
-    for name in ("yolact_R_101_FPN_700", "yolact_R_101_FPN_700.yaml"):
-        path = str(REPO / "configs" / "yolact_R_101_FPN_700.yaml")
+def test_configs_are_files_or_names_in_a_model_zoo():
+    path = str(REPO / "configs" / "yolact_R_101_FPN_700.yaml")
+    for name in (path, "yolact_R_101_FPN_700", "yolact_R_101_FPN_700.yaml"):
         assert model_zoo.get_config_file(name) == path
         assert model_zoo.get_config(name).INPUT.IMAGE_SIZE == 700
+    name = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
+    path = detectron2_model_zoo.get_config_file(f"{name}.yaml")
+    assert [model_zoo.get_config_file(x) for x in (name, f"{name}.yaml")] == [path, path]
 
 
 def test_unknown_name_is_an_error_with_the_known_names():
     for name in ("yolact_R_50", "Base-YOLACT", "", "../configs/yolact_shapes"):
-        with pytest.raises(ValueError, match="no model.*yolact_R_50_FPN_550, .*shapes") as error:
+        with pytest.raises(OSError, match="no model.*yolact_R_50_FPN_550, .*shapes") as error:
             model_zoo.get_config(name)
         assert repr(name) in str(error.value)
 

@@ -132,20 +132,28 @@ def test_yolact_plus_ranks_masks_by_their_own_scores(run, tmp_path):
 def test_bad_input_is_refused_before_training(run, tmp_path):
     train = {
         "4 categories, but MODEL.YOLACT.NUM_CLASSES is 7": ["MODEL.YOLACT.NUM_CLASSES", 7],
-        "'nowhere' is not registered": ["DATASETS.TRAIN", "('nowhere',)"],
+        "'nowhere' is not registered. ": ["DATASETS.TRAIN", "('nowhere',)"],
         "pascal_sbd_train.json": ["DATASETS.TRAIN", "('pascal_sbd_train',)"],
         "no file 'nowhere.pth'": ["MODEL.WEIGHTS", "nowhere.pth"],
         "Non-existent key: SOLVER.LR": ["SOLVER.LR", 1],
+        "MODEL.WEIGHTS is empty": ["MODEL.WEIGHTS", ""],  # with --eval-only
     }
     draw = {
         "DATASETS.TEST is empty": ["DATASETS.TEST", "()"],
-        "'nowhere' is not registered; ": ["DATASETS.TEST", "('nowhere',)"],
+        "'nowhere' is not registered. ": ["DATASETS.TEST", "('nowhere',)"],
         "missing.pth": ["MODEL.WEIGHTS", "missing.pth"],
     }
     tool = ["tools/visualize_predictions.py", "--output", tmp_path / "drawn"]
     done = run(
         *(
-            ["train_net.py", *SMALL, *opts, "OUTPUT_DIR", tmp_path / "out"]
+            [
+                "train_net.py",
+                *(["--eval-only"] if "" in opts else []),
+                *SMALL,
+                *opts,
+                "OUTPUT_DIR",
+                tmp_path / "out",
+            ]
             for opts in train.values()
         ),
         *([*tool, *SMALL, *opts] for opts in draw.values()),

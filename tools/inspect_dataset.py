@@ -10,11 +10,9 @@ import argparse
 import os
 import sys
 
-import yaml
-from detectron2.config import get_cfg
 from detectron2.utils.env import seed_all_rng
 
-from yolact_d2 import add_yolact_config, load_config
+from yolact_d2 import load_config
 from yolact_d2.data.coco_json import read_coco
 from yolact_d2.data.inspection import format_issues, inspect_dataset, write_issues
 from yolact_d2.data.statistics import format_statistics
@@ -36,19 +34,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--samples", type=int, default=0, help="number of images to draw, as training sees them"
     )
     parser.add_argument("--output", help="folder for the samples")
-    parser.add_argument("--config-file", help="of the model, for its augmentation")
+    parser.add_argument(
+        "--config-file", default="yolact_R_50_FPN_550", help="of the model, for its augmentation"
+    )
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="config overrides, KEY VALUE ..."
     )
     return parser
-
-
-def build_cfg(args: argparse.Namespace):
-    if args.config_file:
-        return load_config(args.config_file, args.opts)
-    cfg = get_cfg()
-    add_yolact_config(cfg)
-    return cfg
 
 
 def draw_samples(args: argparse.Namespace, cfg, found) -> None:
@@ -70,20 +62,20 @@ def draw_samples(args: argparse.Namespace, cfg, found) -> None:
 def main() -> int:
     parser = build_parser()
     args = parser.parse_args()
-    if args.samples and not (args.output and args.config_file):
-        parser.error("--samples needs --output and --config-file")
+    if args.samples and not args.output:
+        parser.error("--samples needs --output")
     if min(args.image_sizes) < 1:
         parser.error("--image-sizes must be 1 or more")
     if not os.path.isdir(args.images):
         parser.error(f"there is no folder {args.images}")
     try:
-        cfg = build_cfg(args)
+        cfg = load_config(args.config_file, args.opts)
         coco = read_coco(args.json)
         if args.output:
             os.makedirs(args.output, exist_ok=True)
         if args.defects_json:
             check_writable(args.defects_json)
-    except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
 
     found = inspect_dataset(coco, args.images, show_progress=True)

@@ -7,7 +7,6 @@ import os
 import sys
 
 import numpy as np
-import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.visualizer import Visualizer
 
@@ -41,8 +40,7 @@ def main() -> int:
         if args.sheet:
             check_writable(args.sheet)
         predictor = Predictor(cfg, confidence_threshold=args.confidence_threshold)
-    # yacs raises AssertionError and KeyError.
-    except (AssertionError, KeyError, OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     name = cfg.DATASETS.TEST[0]
     metadata = MetadataCatalog.get(name)

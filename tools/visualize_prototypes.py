@@ -10,8 +10,6 @@ import argparse
 import os
 import sys
 
-import yaml
-
 from yolact_d2 import Predictor, load_config
 from yolact_d2.data import read_image
 from yolact_d2.visualization.prototype_figures import (
@@ -67,8 +65,7 @@ def main() -> int:
         image = read_image(args.input, format="BGR")
         os.makedirs(args.output, exist_ok=True)
         predictor = build_predictor(args)
-    # yacs raises AssertionError and KeyError.
-    except (AssertionError, KeyError, OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     names = predictor.metadata.get("thing_classes")
     parts = record_mask_parts(predictor, image)

@@ -3,13 +3,17 @@
 import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import detectron2
 import torch
+import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 from detectron2.utils.file_io import PathManager
 
+# What yacs raises for wrong keys, types and files.
+_YACS_ERRORS = AssertionError, AttributeError, KeyError, RecursionError, TypeError, ValueError
 # Detectron2's RetinaNet configs compute their anchors in Python; they are as trusted as its code.
 _DETECTRON2_CONFIGS = os.path.join(os.path.dirname(detectron2.__file__), "model_zoo", "configs")
 
@@ -123,6 +127,42 @@ def add_yolact_config(cfg: CN) -> None:
     cfg.MODEL.YOLACT.SCORE_THRESH_TEST = 0.0
 
 
+def _config_folder() -> Path:
+    package = Path(__file__).resolve().parent
+    # Inside an installed package (see setup.py), beside the package in a clone.
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def model_names() -> list[str]:
+    """The names of this project's models: those of the files in configs/, without ".yaml"."""
+    return sorted(path.stem for path in _config_folder().glob("yolact_*.yaml"))
+
+
+def get_config_file(name: str) -> str:
+    """The path of a config file.
+
+    Args:
+        name: of a model in this project's or in Detectron2's model zoo, with or without ".yaml".
+            The path of a file stays as it is.
+
+    Raises:
+        FileNotFoundError: listing this project's models, if there is no such file and no model.
+    """
+    if PathManager.isfile(name):
+        return name
+    stem, names = name.removesuffix(".yaml"), model_names()
+    if stem in names:
+        return str(_config_folder() / f"{stem}.yaml")
+    path = os.path.join(_DETECTRON2_CONFIGS, f"{stem}.yaml")
+    if os.path.isfile(path):
+        return path
+    raise FileNotFoundError(
+        f"there is no config file and no model {name!r}; the models are {', '.join(names)}, and "
+        "those of Detectron2, such as COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
+    )
+
+
 def load_config(config_file: str, opts: Sequence[str] = ()) -> CN:
     """Read a config of this project or of Detectron2, for the machine at hand.
 
@@ -130,17 +170,16 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CN:
     are installed with Detectron2.
 
     Args:
-        config_file: path of a YAML file.
+        config_file: see :func:`get_config_file`.
         opts: alternating keys and values that override the file's.
 
     Returns:
         the config, not frozen. MODEL.DEVICE is "cpu" if it asks for a GPU and there is none.
 
     Raises:
-        FileNotFoundError, ValueError, KeyError, yaml.YAMLError: naming the file or key.
+        OSError, ValueError: naming the file or key that is wrong.
     """
-    if not PathManager.isfile(config_file):
-        raise FileNotFoundError(f"there is no config file {config_file!r}")
+    config_file = get_config_file(config_file)
     real_path = os.path.realpath(config_file)
     is_detectron2s = real_path.startswith(os.path.realpath(_DETECTRON2_CONFIGS) + os.sep)
     cfg = get_cfg()
@@ -149,9 +188,12 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CN:
         cfg.merge_from_file(
             real_path if is_detectron2s else config_file, allow_unsafe=is_detectron2s
         )
-    except (AttributeError, RecursionError, TypeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{config_file} is not a config file: {error}") from error
-    cfg.merge_from_list(list(opts))
+    except (*_YACS_ERRORS, yaml.YAMLError) as error:
+        raise ValueError(f"{config_file} cannot be read as a config: {error}") from error
+    try:
+        cfg.merge_from_list(list(opts))
+    except _YACS_ERRORS as error:
+        raise ValueError(f"config overrides: {error}") from error
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logging.getLogger(__name__).warning("No GPU found: running on the CPU.")
         cfg.MODEL.DEVICE = "cpu"

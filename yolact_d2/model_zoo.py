@@ -11,7 +11,10 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from .checkpoint import YOLACTCheckpointer
-from .config import load_config
+from .config import get_config_file, load_config
+from .config import model_names as names
+
+__all__ = ["get", "get_checkpoint_url", "get_config", "get_config_file", "names"]
 
 # The weights that the authors trained and published, see MODEL_ZOO.md.
 _AUTHORS = "https://huggingface.co/dbolya"
@@ -27,35 +30,12 @@ _TRAINED = {
 }
 
 
-def _config_folder() -> Path:
-    package = Path(__file__).resolve().parent
-    # Inside an installed package (see setup.py), beside the package in a clone.
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
-
-
-def names() -> list[str]:
-    """The names of all models."""
-    return sorted(path.stem for path in _config_folder().glob("yolact_*.yaml"))
-
-
-def get_config_file(name: str) -> str:
-    """The path of a model's config file.
-
-    Raises:
-        ValueError: listing the models, if there is no such model.
-    """
-    stem = name.removesuffix(".yaml")
-    if stem not in names():
-        raise ValueError(f"there is no model {name!r}; the models are {', '.join(names())}")
-    return str(_config_folder() / f"{stem}.yaml")
-
-
 def get_checkpoint_url(name: str) -> str:
     """The URL of the weights that the authors trained.
 
     Raises:
-        ValueError: if there is no such model, or the authors published no weights of it.
+        FileNotFoundError: if there is no such model.
+        ValueError: if the authors published no weights of it.
     """
     stem = Path(get_config_file(name)).stem
     if stem not in _TRAINED:
@@ -80,7 +60,8 @@ def get_config(
         opts: alternating keys and values that override the file's.
 
     Raises:
-        ValueError: if there is no such model, or both `trained` and `weights` are given.
+        FileNotFoundError: if there is no such model.
+        ValueError: if both `trained` and `weights` are given.
     """
     if trained and weights is not None:
         raise ValueError("trained=True and weights=... exclude each other: give one")

@@ -77,11 +77,13 @@ def test_ap_of_models_with_weights(run, tmp_path, shapes_cfg, capsys):
 
 def test_wrong_arguments_are_named(monkeypatch, capsys):
     for args, message in [
-        (["--model", "a", "nowhere"], "'nowhere' is no file"),
+        (["--model", "a", "nowhere"], "no config file and no model 'nowhere'"),
         (["--model", "a", "yolact_shapes", "--model", "a", "yolact_shapes"], "the same label"),
         (["--images", "no.png"], "no.png"),
         (["--sizes", "640"], "'640' should be WIDTHxHEIGHT"),
         (["--variants", "amp+fast"], "unknown variants ['fast']; known are"),
+        (["--variants", "optimized", "--model", *BENCHMARK_MODELS["faster_rcnn"]], "no model has"),
+        (["--images", __file__], "test_command_line.py cannot be read as an image"),
         (["--repeats", "0"], "0 is not positive"),
     ]:
         monkeypatch.setattr(sys, "argv", ["benchmark", *args])

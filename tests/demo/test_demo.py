@@ -198,9 +198,15 @@ GOOD = "--input {0}/good.png --output {0}/out"
         ("--input {0}/good.png", "there is no display"),
         ("--input {0}/good.png --output /proc/out", "cannot write '/proc/out/good.png'"),
         ("--video-input {0}/a.mp4 --output {0}/out", "{0}/a.mp4: there is no such file"),
-        (f"{GOOD} --config-file yolact", "there is no model 'yolact'; the models are yolact_R_"),
-        (f"{GOOD} --config-file {{0}}/nowhere.yaml", "there is no config file '{0}/nowhere.yaml'"),
-        (f"{GOOD} --config-file {{0}}/text.yaml", "{0}/text.yaml, or --opts: "),
+        (
+            f"{GOOD} --config-file yolact",
+            "there is no config file and no model 'yolact'; the models are yolact_R_",
+        ),
+        (
+            f"{GOOD} --config-file {{0}}/nowhere.yaml",
+            "there is no config file and no model '{0}/nowhere.yaml'",
+        ),
+        (f"{GOOD} --config-file {{0}}/text.yaml", "{0}/text.yaml cannot be read as a config"),
         (f"{GOOD} --opts MODEL.WEIGHTS", "odd length"),
         (f"{GOOD} --opts MODEL.WEIGHTS {{0}}/a.pth", "there is no file '{0}/a.pth'"),
         (f"{GOOD} --batch-size 0", "--batch-size is 0"),

@@ -67,8 +67,13 @@ def test_the_last_checkpoint_is_resumed(tmp_path):
 def test_the_tag_names_the_checkpoint_to_resume(tmp_path):
     for iteration in (3, 10, 7):
         save(tmp_path, iteration)
-    for tag, expected in (("model_0000003.pth\n", 3), ("model_0000099.pth", 10), ("", 10)):
-        (tmp_path / "last_checkpoint").write_text(tag)
+    for tag, expected in (
+        (b"model_0000003.pth\n", 3),
+        (b"model_99.pth", 10),
+        (b"", 10),
+        (b"\xff", 10),
+    ):
+        (tmp_path / "last_checkpoint").write_bytes(tag)
         assert resumed(tmp_path) == expected
     os.remove(tmp_path / "last_checkpoint")
     assert resumed(tmp_path) == 10

@@ -17,7 +17,7 @@ from ranks import free_port, run_children
 
 from yolact_d2.data.shapes import generate_shapes
 from yolact_d2.engine import check_devices, launch
-from yolact_d2.engine.train_net import exit_on
+from yolact_d2.engine.train_net import exit_on_bad_input
 
 pytestmark = pytest.mark.distributed
 
@@ -75,7 +75,7 @@ def test_one_process_runs_here_without_a_process_group():
 
 
 def refuse(args):
-    with exit_on(ValueError):
+    with exit_on_bad_input():
         raise ValueError("no such file")
 
 

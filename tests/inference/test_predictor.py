@@ -57,6 +57,7 @@ def test_threshold_and_top_k_keep_the_best(cfg, images):
     threshold = float(scores[9])
     instances = Predictor(cfg, confidence_threshold=threshold)(images[0])
     assert torch.equal(instances.scores, scores[scores >= threshold])
+    cfg.freeze()  # as Detectron2's programs do
     instances = Predictor(cfg, confidence_threshold=0, top_k=3)(images[0])
     assert torch.equal(instances.scores, scores[:3])
     assert cfg.TEST.DETECTIONS_PER_IMAGE == 100  # the config is not changed

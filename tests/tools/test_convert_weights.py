@@ -14,7 +14,8 @@ def official(tmp_path):
     shapes = (REPO / "tests" / "data" / "yolact_resnet50_pascal.keys.json").read_text()
     shapes = json.loads(shapes)
     tensors = {k: torch.rand(shape) if shape else torch.tensor(7) for k, shape in shapes.items()}
-    torch.save(tensors, tmp_path / "official.pth")
+    parallel = {f"module.{key}": value for key, value in tensors.items()}
+    torch.save(parallel, tmp_path / "official.pth")
     return tensors
 
 
@@ -43,4 +44,5 @@ def test_bad_input_is_an_error(tmp_path, official):
     for name, done in zip(names, outputs):
         assert_refused(done, tmp_path / name)
     assert_refused(outputs[-1], "maskiou_net.0.weight")
-    assert not (tmp_path / "out.pth").exists()
+    assert_refused(convert(tmp_path / "official.pth", tmp_path / "out.onnx"), "is a .pth file")
+    assert not list(tmp_path.glob("out.*"))

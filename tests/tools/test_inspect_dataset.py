@@ -107,6 +107,7 @@ def test_empty_folder_and_bad_input(run, shapes, tmp_path):
         (("--json", tmp_path / "text.json", *images), "text.json cannot be read as JSON"),
         (("--json", good, "--images", tmp_path / "nowhere"), f"no folder {tmp_path / 'nowhere'}"),
         (("--json", good, *images, *samples, tmp_path / "config.yaml"), "NO_SUCH_KEY"),
+        (("--json", good, *images, "--opts", "NO_KEY", "1"), "NO_KEY"),
         (("--json", good, *images, "--defects-json", tmp_path / "text.json/a.json"), "a.json"),
     ):
         done = run(*args)

@@ -14,6 +14,8 @@ import os
 
 from detectron2.data import DatasetCatalog
 
+from yolact_d2.checkpoint import CheckpointMismatch
+from yolact_d2.data import UnreadableImage
 from yolact_d2.files import check_writable
 from yolact_d2.inference import find_images
 
@@ -21,7 +23,7 @@ from .images import parse_size
 from .measure import Benchmark
 from .models import parse_model
 from .report import render, write_report
-from .variants import VARIANTS
+from .variants import VARIANTS, is_available
 
 DEFAULT_MODELS = [
     ["YOLACT", "yolact_R_50_FPN_550"],
@@ -77,6 +79,9 @@ def build_benchmark(args: argparse.Namespace) -> Benchmark:
     unknown = {part for name in args.variants for part in name.split("+")} - VARIANTS.keys()
     if unknown:
         raise ValueError(f"unknown variants {sorted(unknown)}; known are {', '.join(VARIANTS)}")
+    architectures = {spec.load_cfg().MODEL.META_ARCHITECTURE for spec in specs}
+    if not any(is_available(v, a) for v in args.variants for a in architectures):
+        raise ValueError(f"no model has the variants {', '.join(args.variants)}")
     if args.dataset and args.dataset not in DatasetCatalog:
         raise ValueError(f"--dataset: {args.dataset!r} is not registered")
     if args.dataset and not any(spec.load_cfg().MODEL.WEIGHTS for spec in specs):
@@ -106,7 +111,10 @@ def main() -> None:
         benchmark = build_benchmark(args)
     except ValueError as error:
         parser.error(str(error))
-    results = benchmark.run()
+    try:
+        results = benchmark.run()
+    except (CheckpointMismatch, UnreadableImage) as error:
+        parser.error(str(error))
     if args.output:
         write_report(results, args.output)
     print(render(results))

@@ -9,6 +9,8 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
+from yolact_d2.data import read_image
+
 T = TypeVar("T")
 Source = str | tuple[int, int, int]
 """A file, or (height, width, seed) of a generated image."""
@@ -18,14 +20,9 @@ def read(source: Source) -> np.ndarray:
     """(H, W, 3) uint8, BGR.
 
     Raises:
-        ValueError: if OpenCV cannot read the file.
+        UnreadableImage: naming the file.
     """
-    if not isinstance(source, str):
-        return generate_image(*source)
-    image = cv2.imread(source)
-    if image is None:
-        raise ValueError(f"OpenCV cannot read the image {source!r}")
-    return image
+    return read_image(source, "BGR") if isinstance(source, str) else generate_image(*source)
 
 
 def generate_image(height: int, width: int, seed: int) -> np.ndarray:

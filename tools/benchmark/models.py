@@ -1,6 +1,5 @@
 """Models: from the words of the command line to a detector that takes BGR images."""
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -8,7 +7,6 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from detectron2 import model_zoo as detectron2_model_zoo
 from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_model
@@ -16,7 +14,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock, Def
 from detectron2.structures import Instances
 from torch import nn
 
-from yolact_d2 import load_config, model_zoo
+from yolact_d2 import load_config
 from yolact_d2.checkpoint import SafeCheckpointer, YOLACTCheckpointer, check_weights_exist
 from yolact_d2.modeling import YOLACT
 from yolact_d2.modeling.weight_init import scale_residual_branches
@@ -38,28 +36,6 @@ class ModelSpec(NamedTuple):
         return load_config(self.config_file, self.opts)
 
 
-def find_config(name: str) -> str:
-    """The path of a config: `name` is a YAML file, or a name in this project's or in Detectron2's
-    model zoo, with or without ".yaml".
-
-    Raises:
-        ValueError: if there is no such config.
-    """
-    if os.path.isfile(name):
-        return name
-    stem = name.removesuffix(".yaml")
-    if stem in model_zoo.names():
-        return model_zoo.get_config_file(stem)
-    try:
-        return detectron2_model_zoo.get_config_file(f"{stem}.yaml")
-    except RuntimeError:
-        raise ValueError(
-            f"{name!r} is no file and in no model zoo; this project's has "
-            f"{', '.join(model_zoo.names())}, Detectron2's has names such as "
-            "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
-        ) from None
-
-
 def parse_model(words: Sequence[str], device: str | None = None) -> ModelSpec:
     """
     Args:
@@ -73,7 +49,7 @@ def parse_model(words: Sequence[str], device: str | None = None) -> ModelSpec:
     if len(words) < 2 or len(words) % 2:
         raise ValueError(f"a model is LABEL CONFIG [KEY VALUE ...], not {' '.join(words)!r}")
     label, config, *opts = words
-    spec = ModelSpec(label, find_config(config), tuple(opts))
+    spec = ModelSpec(label, config, tuple(opts))
     try:
         cfg = spec.load_cfg()
         architecture = get_architecture(cfg)
@@ -81,8 +57,8 @@ def parse_model(words: Sequence[str], device: str | None = None) -> ModelSpec:
             check_weights_exist(cfg.MODEL.WEIGHTS)
         else:
             opts += ["MODEL.WEIGHTS", "", architecture.score_threshold, "0.0"]
-    except (AssertionError, KeyError, ValueError) as error:
-        raise ValueError(f"{label}: {error.args[0]}") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{label}: {error}") from error
     opts += ["MODEL.DEVICE", device or cfg.MODEL.DEVICE]
     return spec._replace(opts=tuple(opts))
 

@@ -82,13 +82,19 @@ def translate(state_dict: StateDict) -> StateDict:
             files that the authors train from, or of torchvision's ResNets; with or without the
             prefix "module.". Unknown names stay as they are.
     """
-    if all(key.startswith("module.") for key in state_dict):
-        state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    state_dict = without_module_prefix(state_dict)
     if any(key.startswith(_OUR_PREFIXES) for key in state_dict):
         return dict(state_dict)  # a subclass may have any other names beside them
     if is_official(state_dict):
         return from_official(state_dict)
     return from_plain_backbone(state_dict) if is_plain_backbone(state_dict) else state_dict
+
+
+def without_module_prefix(state_dict: StateDict) -> StateDict:
+    """Remove the "module." of a model that was saved inside DataParallel."""
+    if not all(key.startswith("module.") for key in state_dict):
+        return state_dict
+    return {key.removeprefix("module."): value for key, value in state_dict.items()}
 
 
 def is_official(state_dict: StateDict) -> bool:

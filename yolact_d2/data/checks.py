@@ -75,9 +75,9 @@ def _read_dataset(cfg, name: str, training: bool) -> list[DatasetDict]:
     """The dicts of a dataset without unusable annotations."""
     if name not in DatasetCatalog:
         raise ValueError(
-            f"the dataset {name!r} is not registered; known are {', '.join(DatasetCatalog)}. "
-            f"train_net.py registers {CUSTOM_TRAIN} and {CUSTOM_VAL} when it is given --train-json "
-            "and --val-json"
+            f"the dataset {name!r} is not registered. train_net.py registers {CUSTOM_TRAIN} and "
+            f"{CUSTOM_VAL} when it is given --train-json and --val-json; known datasets are "
+            f"{', '.join(DatasetCatalog)}"
         )
     try:
         dicts = DatasetCatalog.get(name)

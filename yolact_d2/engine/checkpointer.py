@@ -93,7 +93,10 @@ class TrainingCheckpointer(YOLACTCheckpointer):
     def _find_last_undamaged(self) -> str:
         if not self.path_manager.isdir(self.save_dir):
             return ""
-        tagged = self.get_checkpoint_file()
+        try:
+            tagged = self.get_checkpoint_file()
+        except UnicodeDecodeError:
+            tagged = ""
         paths = [
             path
             for path in self.get_all_checkpoint_files()

@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
-import yaml
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
@@ -19,21 +18,18 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..checkpoint import check_weights_exist
-from ..config import load_config
+from ..config import get_config_file, load_config
 from ..data import COCODataset, check_on_each_machine, use_coco_datasets
 from .checkpointer import TrainingCheckpointer
 from .launch import BAD_INPUT_STATUS, check_devices, launch
 from .trainer import Trainer
 
-# yacs reports a wrong key by a KeyError, a wrong type by a ValueError; Detectron2 asserts.
-BAD_CONFIG = (OSError, ValueError, KeyError, AssertionError, yaml.YAMLError)
-BAD_MODEL_OR_DATA = (OSError, ValueError, AssertionError)
-
 
 def main() -> None:
     """Train or evaluate as the command line says, in one or several processes."""
     args = parse_args()
-    with exit_on(*BAD_CONFIG):
+    with exit_on_bad_input():
+        args.config_file = get_config_file(args.config_file)  # Detectron2 logs what is in it.
         cfg = load_config(args.config_file, args.opts)
         check_devices(args, cfg.MODEL.DEVICE)
     launch(run, args, cfg.MODEL.DEVICE, timedelta(seconds=cfg.DIST_TIMEOUT_SECONDS))
@@ -74,15 +70,17 @@ def coco_datasets(args: argparse.Namespace) -> list[COCODataset | None]:
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Train or evaluate in this process; return the results of the evaluation."""
-    with exit_on(*BAD_CONFIG):
+    with exit_on_bad_input():
         cfg = setup(args)
     if args.eval_only:
-        with exit_on(*BAD_MODEL_OR_DATA):
+        with exit_on_bad_input():
             check_on_each_machine(cfg, "DATASETS.TEST")
             model = Trainer.build_model(cfg)
             checkpointer = TrainingCheckpointer(model, cfg.OUTPUT_DIR)
-            last = checkpointer.last_undamaged() if args.resume else ""
-            checkpointer.load(last or cfg.MODEL.WEIGHTS)
+            weights = (args.resume and checkpointer.last_undamaged()) or cfg.MODEL.WEIGHTS
+            if not weights:
+                raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint to evaluate")
+            checkpointer.load(weights)
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)
@@ -92,7 +90,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         cfg.defrost()
         cfg.DATASETS.CHECK_IMAGES = False  # The first start has checked them.
         cfg.freeze()
-    with exit_on(*BAD_MODEL_OR_DATA):
+    with exit_on_bad_input():
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
     return trainer.train()
@@ -124,17 +122,20 @@ def trained_config(cfg: CfgNode, args: argparse.Namespace) -> CfgNode | None:
 
 
 @contextlib.contextmanager
-def exit_on(*errors: type[Exception]) -> Iterator[None]:
+def exit_on_bad_input() -> Iterator[None]:
     """End this process with exit status 2 and a message on bad input, as argparse does."""
     try:
         yield
-    except errors as error:
+    except (OSError, ValueError, AssertionError) as error:  # Detectron2 asserts.
         if int(os.environ.get("LOCAL_RANK", comm.get_local_rank())) > 0:
             # Most errors are found by all processes. Local rank 0 reports, and the launcher ends
             # this process in the meantime.
             time.sleep(2)
-        text = error.args[0] if isinstance(error, KeyError) else error  # str() would quote it
-        print(f"{os.path.basename(sys.argv[0])}: error: {text}", file=sys.stderr, flush=True)
+        print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr, flush=True)
         if dist.is_initialized():
             os._exit(BAD_INPUT_STATUS)  # An ordinary exit can be aborted by threads of the group.
         sys.exit(BAD_INPUT_STATUS)
+
+
+if __name__ == "__main__":
+    main()

@@ -49,6 +49,7 @@ class Predictor:
         if not cfg.MODEL.WEIGHTS:
             logging.getLogger(__name__).warning("MODEL.WEIGHTS is empty: the model is untrained.")
         cfg = cfg.clone()
+        cfg.defrost()
         cfg.MODEL.YOLACT.SCORE_THRESH_TEST = float(confidence_threshold)
         if top_k > 0:
             cfg.TEST.DETECTIONS_PER_IMAGE = top_k
