@@ -2,7 +2,6 @@ from . import builtin  # noqa: F401  registers the datasets
 from .augmentation import build_augmentation
 from .checks import check_datasets, check_on_each_machine
 from .coco_dataset import COCODataset, use_coco_datasets
-from .dataset_dicts import drop_unusable
 from .dataset_mapper import ImageMapper, YOLACTDatasetMapper
 from .images import UnreadableImage, read_image
 from .loader import TrainLoader, build_test_loader, build_train_loader
@@ -18,7 +17,6 @@ __all__ = [
     "build_train_loader",
     "check_datasets",
     "check_on_each_machine",
-    "drop_unusable",
     "read_image",
     "use_coco_datasets",
 ]

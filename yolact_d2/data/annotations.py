@@ -1,4 +1,4 @@
-"""Rules for the box and the mask of one annotation. Masks are never rasterised."""
+"""Rules for the box, the mask and the area of one annotation."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -21,6 +21,8 @@ Box = tuple[float, float, float, float]  # XYXY; a tuple, because small arrays a
 OUTSIDE_TOLERANCE = 1.0
 # Polygons whose convex hull has a smaller area, in square pixels, have no area.
 MIN_POLYGON_AREA = 0.1
+# How often "area" may be larger or smaller than the mask.
+MAX_AREA_RATIO = 2.0
 # How far a side of a box may be from the mask: in pixels, or as a part of the box's width or
 # height, whichever is more. The boxes of COCO's crowd regions are one pixel short; boxes and masks
 # drawn one after the other by hand differ by a few percent.
@@ -44,14 +46,73 @@ def annotation_issues(annotation: Annotation, size: Size) -> list[Issue]:
         return [*issues, Issue("bad_polygon", FATAL, detail)]
     if not segmentation:
         return [*issues, Issue("no_mask", FATAL, f"'segmentation' is {segmentation!r}")]
-    if isinstance(segmentation, dict):
-        mask_issues, extent = _inspect_rle(segmentation, size)
-    else:
-        mask_issues, extent = _inspect_polygons(segmentation, size)
+    mask_issues, extent = _inspect_mask(segmentation, size)
     issues += mask_issues
     if extent is not None and is_usable(issues):
         issues += _mismatch(box, extent, size)
+        issues += evaluation_issues(annotation, size)
     return issues
+
+
+def evaluation_issues(annotation: Annotation, size: Size) -> list[Issue]:
+    """What is wrong with the fields of a COCO JSON that only COCO's evaluation uses.
+
+    Args:
+        annotation: with a valid mask.
+        size: of its image.
+    """
+    issues = []
+    area = annotation.get("area")
+    if "area" in annotation and not is_area(area):
+        detail = f"'area' is {area!r}, not a positive number; that of the mask is used"
+        issues.append(Issue("bad_area", NOTE, detail))
+    elif area is not None and not _is_plausible(area, annotation["segmentation"], size):
+        actual = mask_area(annotation["segmentation"], size)
+        issues.append(Issue("wrong_area", NOTE, f"'area' is {area:g}, the mask has {actual:g}"))
+    if annotation.get("id") == 0:
+        detail = "COCO's evaluation counts the object with the annotation id 0 as missed"
+        issues.append(Issue("annotation_id_0", NOTE, detail))
+    return issues
+
+
+def is_area(value: Any) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value > 0
+
+
+def mask_extent(annotation: Annotation, size: Size) -> Box | None:
+    """The box around a mask; None if there is no mask, or a faulty one."""
+    segmentation = annotation.get("segmentation")
+    if not segmentation or not isinstance(segmentation, (list, dict)):
+        return None
+    return _inspect_mask(segmentation, size)[1]
+
+
+def mask_area(segmentation: Any, size: Size) -> float:
+    """The number of pixels of polygons or an RLE."""
+    width, height = size
+    if isinstance(segmentation, list):
+        polygons = valid_polygons(segmentation)
+        if not polygons:
+            return 0.0
+        segmentation = mask_util.merge(mask_util.frPyObjects(polygons, height, width))
+    elif isinstance(segmentation["counts"], list):
+        segmentation = mask_util.frPyObjects(segmentation, height, width)
+    return float(mask_util.area(segmentation))
+
+
+def _is_plausible(area: float, segmentation: Any, size: Size) -> bool:
+    """Whether an area is that of a mask, within a factor of MAX_AREA_RATIO."""
+
+    def agrees(actual: float) -> bool:
+        return actual / MAX_AREA_RATIO <= area <= actual * MAX_AREA_RATIO
+
+    # Polygons that overlap, cross themselves or are tiny differ from their pixels.
+    if isinstance(segmentation, list):
+        points = (np.reshape(p, (-1, 2)).T for p in valid_polygons(segmentation))
+        if agrees(sum(_shoelace(x, y) for x, y in points)):
+            return True
+    return agrees(mask_area(segmentation, size))
 
 
 def is_usable_annotation(annotation: Annotation, size: Size) -> bool:
@@ -172,8 +233,14 @@ def _outside_issues(name: str, box: Box, size: Size) -> list[Issue]:
     return [Issue(f"{name}_outside", DROPPED if is_outside or is_far else NOTE, detail)]
 
 
+def _inspect_mask(segmentation: list | dict, size: Size) -> tuple[list[Issue], Box | None]:
+    """The issues, and the box around the mask if it has an area."""
+    if isinstance(segmentation, dict):
+        return _inspect_rle(segmentation, size)
+    return _inspect_polygons(segmentation, size)
+
+
 def _inspect_polygons(segmentation: list[Any], size: Size) -> tuple[list[Issue], Box | None]:
-    """The issues, and the box around the polygons that have an area, if any do."""
     faults, sound = [], []
     for i, polygon in enumerate(segmentation):
         points = _numbers(polygon)
@@ -197,7 +264,6 @@ def _inspect_polygons(segmentation: list[Any], size: Size) -> tuple[list[Issue],
 
 
 def _inspect_rle(rle: dict[str, Any], size: Size) -> tuple[list[Issue], Box | None]:
-    """The issues, and the box around the mask, if it has an area."""
     shape = rle.get("size")
     if not isinstance(shape, (list, tuple)) or len(shape) != 2 or not all(map(is_whole, shape)):
         return [Issue("bad_rle", FATAL, f"'size' of the RLE is {shape!r}")], None
@@ -217,9 +283,14 @@ def _inspect_rle(rle: dict[str, Any], size: Size) -> tuple[list[Issue], Box | No
     return [], (x, y, x + w, y + h)
 
 
+def _shoelace(x: np.ndarray, y: np.ndarray) -> float:
+    """The area of a polygon that does not cross itself."""
+    x, y = x - x[0], y - y[0]
+    return abs(x[:-1] @ y[1:] - x[1:] @ y[:-1]) / 2
+
+
 def _has_area(points: np.ndarray) -> bool:
-    x, y = (points - points[0]).T
-    if abs(x[:-1] @ y[1:] - x[1:] @ y[:-1]) / 2 >= MIN_POLYGON_AREA:
+    if _shoelace(*points.T) >= MIN_POLYGON_AREA:
         return True
     # The parts of a polygon that crosses itself may cancel out.
     hull = cv2.convexHull((points - points[0]).astype(np.float32))

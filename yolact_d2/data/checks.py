@@ -1,16 +1,26 @@
 """Checks of registered datasets before a run starts."""
 
+import contextlib
+import logging
 from collections.abc import Callable
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from .coco_json import read_coco, validate_coco
-from .dataset_dicts import DatasetDict, Read, image_issues, validate_dicts, warn_dropped
+from .coco_dataset import CUSTOM_TRAIN, CUSTOM_VAL, COCODataset, read_valid, register_coco
+from .coco_json import pycocotools_reads, read_coco, validate_coco
+from .dataset_dicts import (
+    DatasetDict,
+    Read,
+    image_issues,
+    validate_dicts,
+    warn_dropped,
+    warn_suspicious,
+)
 from .images import UnreadableImage
 from .issues import raise_fatal
 
-CUSTOM_TRAIN, CUSTOM_VAL = "custom_train", "custom_val"
+logger = logging.getLogger(__name__)
 
 # Checked training data for the loader, with the function it was registered with.
 _checked: dict[str, tuple[Callable, list[DatasetDict]]] = {}
@@ -23,7 +33,7 @@ def check_datasets(cfg, key: str) -> None:
     hundred thousand.
 
     Args:
-        cfg: DATASETS, and MODEL.YOLACT.NUM_CLASSES.
+        cfg: DATASETS, and MODEL.YOLACT.NUM_CLASSES and CLASS_NAMES.
         key: "DATASETS.TRAIN" or "DATASETS.TEST": the names of registered datasets.
 
     Raises:
@@ -79,22 +89,45 @@ def _read_dataset(cfg, name: str, training: bool) -> list[DatasetDict]:
             f"{CUSTOM_VAL} when it is given --train-json and --val-json; known datasets are "
             f"{', '.join(DatasetCatalog)}"
         )
+    dicts = _read_registered(name)
+    if not dicts:
+        raise ValueError(f"dataset {name!r} has no images")
+    _check_classes(cfg, name)
     try:
-        dicts = DatasetCatalog.get(name)
+        usable, issues = validate_dicts(
+            dicts, cfg.MODEL.YOLACT.NUM_CLASSES, evaluation=not training
+        )
+    except UnreadableImage as error:
+        raise ValueError(f"dataset {name!r}: {error}") from error
+    raise_fatal(issues, f"dataset {name!r}")
+    warn_dropped(issues, name, training)
+    warn_suspicious(dicts, issues, name)
+    _warn_crowds_only(usable, name)
+    return usable
+
+
+def _read_registered(name: str) -> list[DatasetDict]:
+    metadata = MetadataCatalog.get(name)
+    json_file = metadata.get("json_file")
+    is_detectron2s = DatasetCatalog[name].__module__ == "detectron2.data.datasets.coco"
+    try:
+        if is_detectron2s and json_file and not pycocotools_reads(json_file):
+            register_coco(name, COCODataset(json_file, metadata.image_root), read_valid(json_file))
+        return DatasetCatalog.get(name)
     except OSError as error:
         raise ValueError(
             f"dataset {name!r} cannot be read: {error}. The datasets of Detectron2 and of this "
             "project are in the folder that DETECTRON2_DATASETS names, ./datasets by default"
         ) from error
     except Exception as error:  # of many types, and most do not name the annotation
-        json_file = MetadataCatalog.get(name).get("json_file")
         if json_file:
             raise_fatal(validate_coco(read_coco(json_file)).issues, json_file)
         raise ValueError(f"dataset {name!r} cannot be read: {error!r}") from error
-    if not dicts:
-        raise ValueError(f"dataset {name!r} has no images")
-    classes = MetadataCatalog.get(name).get("thing_classes")
-    num_classes = cfg.MODEL.YOLACT.NUM_CLASSES
+
+
+def _check_classes(cfg, name: str) -> None:
+    """Compare the classes of a dataset that has been read with those of the model."""
+    classes, num_classes = _class_names(name), cfg.MODEL.YOLACT.NUM_CLASSES
     if classes is None:
         raise ValueError(f"dataset {name!r} has no category names: set its metadata thing_classes")
     if len(classes) != num_classes:
@@ -102,11 +135,41 @@ def _read_dataset(cfg, name: str, training: bool) -> list[DatasetDict]:
             f"dataset {name!r} has {len(classes)} categories, but MODEL.YOLACT.NUM_CLASSES is "
             f"{num_classes}: set it to {len(classes)}"
         )
-    try:
-        usable, issues = validate_dicts(dicts, num_classes)
-    except UnreadableImage as error:
-        raise ValueError(f"dataset {name!r}: {error}") from error
-    raise_fatal(issues, f"dataset {name!r}")
-    if training:
-        warn_dropped(issues)
-    return usable
+    if len(set(classes)) < num_classes:
+        names = sorted({x for x in classes if classes.count(x) > 1})
+        logger.warning(f"dataset {name!r} has several categories of the same name: {names}")
+    source, expected = "MODEL.YOLACT.CLASS_NAMES", list(cfg.MODEL.YOLACT.CLASS_NAMES)
+    for other in () if expected else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        names = _class_names(other) or []
+        if len(names) == num_classes:
+            source, expected = f"dataset {other!r}", names
+            break
+    if classes != expected:
+        raise ValueError(
+            f"the classes of the model must have the same order in all datasets, but dataset "
+            f"{name!r} has {classes}, and {source} has {expected}"
+        )
+
+
+def _class_names(name: str) -> list[str] | None:
+    """The class names of a dataset; None if it has none or cannot be read."""
+    if name not in DatasetCatalog:
+        return None
+    metadata = MetadataCatalog.get(name)
+    if not metadata.get("thing_classes"):
+        with contextlib.suppress(ValueError):
+            _read_registered(name)  # Detectron2 sets them when it reads a JSON.
+    names = metadata.get("thing_classes")
+    return names and list(map(str, names))
+
+
+def _warn_crowds_only(dicts: list[DatasetDict], name: str) -> None:
+    annotations = [annotation for x in dicts for annotation in x.get("annotations", [])]
+    objects = {a["category_id"] for a in annotations if not a.get("iscrowd", 0)}
+    crowds = {a["category_id"] for a in annotations} - objects
+    if crowds:
+        names = [MetadataCatalog.get(name).thing_classes[i] for i in sorted(crowds)]
+        logger.warning(
+            f"dataset {name!r} has only crowd regions (iscrowd 1) of {names}: they cannot be "
+            "trained on, and their AP is NaN"
+        )

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .checks import CUSTOM_TRAIN, CUSTOM_VAL
 from .coco_json import COCO, class_numbers, read_coco, to_dataset_dicts, validate_coco
 from .issues import raise_fatal
+
+CUSTOM_TRAIN, CUSTOM_VAL = "custom_train", "custom_val"
 
 
 class COCODataset(NamedTuple):
@@ -56,7 +57,7 @@ def use_coco_datasets(
         ValueError: naming the file and what is wrong with it.
     """
     paths = dict.fromkeys(data.json_file for data in (train, val) if data)  # may be one file
-    files = {path: _read_valid(path) for path in paths}
+    files = {path: read_valid(path) for path in paths}
     path, classes = next((path, _classes(coco)) for path, coco in files.items())
     for other, coco in files.items():
         ours, theirs = set(classes.items()), set(_classes(coco).items())
@@ -80,23 +81,29 @@ def use_coco_datasets(
 
     cfg.DATASETS.TEST = ()
     if train:
-        _register(CUSTOM_TRAIN, train, files[train.json_file], training=True)
+        register_coco(CUSTOM_TRAIN, train, files[train.json_file], training=True)
         cfg.DATASETS.TRAIN = (CUSTOM_TRAIN,)
     if val:
-        _register(CUSTOM_VAL, val, files[val.json_file], training=False)
+        register_coco(CUSTOM_VAL, val, files[val.json_file], training=False)
         cfg.DATASETS.TEST = (CUSTOM_VAL,)
 
 
-def _read_valid(path: str) -> COCO:
+def read_valid(path: str) -> COCO:
+    """Read a COCO JSON that has no fatal issues.
+
+    Raises:
+        OSError, ValueError: naming the file and the first fatal issue.
+    """
     coco = read_coco(path)
     raise_fatal(validate_coco(coco).issues, path)
     return coco
 
 
-def _register(name: str, data: COCODataset, coco: COCO, training: bool) -> None:
-    if name in DatasetCatalog:  # from an earlier run in this process
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+def register_coco(name: str, data: COCODataset, coco: COCO, training: bool = False) -> None:
+    """Register a COCO JSON that has been read, in place of a dataset of the same name."""
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if name in catalog:
+            catalog.remove(name)
     DatasetCatalog.register(name, COCOSource(data, coco, training))
     MetadataCatalog.get(name).set(
         json_file=data.json_file,

@@ -1,10 +1,12 @@
 """COCO JSON files: reading, validation, and conversion to Detectron2's dataset dicts."""
 
+import codecs
 import json
+import locale
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from detectron2.structures import BoxMode
@@ -17,28 +19,53 @@ from .issues import FATAL, NOTE, Issue, is_usable
 Record = dict[str, Any]
 COCO = dict[str, list[Any]]
 
-_FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
-    "images": {"id": (int, str), "file_name": (str,), "width": (int,), "height": (int,)},
-    "annotations": {"id": (int,), "image_id": (int, str), "category_id": (int,)},
-    "categories": {"id": (int,), "name": (str,)},
+_FIELDS: dict[str, dict[str, type]] = {
+    "images": {"id": int, "file_name": str, "width": int, "height": int},
+    "annotations": {"id": int, "image_id": int, "category_id": int},
+    "categories": {"id": int, "name": str},
 }
+_TYPE_NAMES = {int: "a whole number", str: "text"}
 
 
-def read_coco(path: str) -> COCO:
-    """Read a COCO JSON, and check that its lists are there.
+def read_json(path: str) -> Any:
+    """Read a JSON in UTF-8, 16 or 32, with or without a byte order mark.
 
     Raises:
         OSError: if the file cannot be opened.
         ValueError: naming the file and what is wrong with it.
     """
     try:
-        with open(PathManager.get_local_path(path), encoding="utf-8") as file:
-            coco = json.load(file)
+        with open(PathManager.get_local_path(path), "rb") as file:
+            return json.load(file)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def pycocotools_reads(path: str) -> bool:
+    """Whether pycocotools, which reads text in the encoding of the locale, can read a JSON."""
+    with open(PathManager.get_local_path(path), "rb") as file:
+        encoding = json.detect_encoding(file.read(4))
+    return encoding == codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8"
+
+
+def read_coco(path: str) -> COCO:
+    """Read a COCO JSON, and check that its lists are there. Whole numbers become int, and category
+    names that are numbers become text.
+
+    Raises:
+        see :func:`read_json`.
+    """
+    coco = read_json(path)
     for key in _FIELDS:
         if not isinstance(coco, dict) or not isinstance(coco.get(key), list):
             raise ValueError(f"{path} is not in COCO's format: it has no list {key!r}")
+        for record in filter(lambda record: isinstance(record, dict), coco[key]):
+            for field, expected in _FIELDS[key].items():
+                value = record.get(field)
+                if expected is int and isinstance(value, float) and value.is_integer():
+                    record[field] = int(value)
+                elif field == "name" and type(value) in (int, float):
+                    record[field] = str(value)
     return coco
 
 
@@ -56,6 +83,12 @@ def validate_coco(coco: COCO) -> ValidatedCOCO:
     """Find all issues of a COCO JSON, except those of the image files."""
     issues: list[Issue] = []
     images, annotations, categories = (_valid_records(coco, key, issues) for key in _FIELDS)
+    for record, first in repeated(images.values(), "file_name"):
+        detail = f"it has the image ids {first['id']} and {record['id']}"
+        issues.append(Issue("duplicate_file", NOTE, detail, record["file_name"]))
+    for record, first in repeated(categories.values(), "name"):
+        detail = f"the categories {first['id']} and {record['id']} are both {first['name']!r}"
+        issues.append(Issue("duplicate_name", NOTE, detail))
     # Report a faulty record once, not again for each reference to it.
     image_ids, category_ids = _all_ids(coco["images"]), _all_ids(coco["categories"])
     usable = []
@@ -74,6 +107,15 @@ def validate_coco(coco: COCO) -> ValidatedCOCO:
         file = image["file_name"] if image else None
         issues += [Issue(*x[:3], file, image_id, annotation["id"]) for x in found]
     return ValidatedCOCO(issues, list(images.values()), usable, list(categories.values()))
+
+
+def repeated(records: Iterable[Record], field: str) -> Iterator[tuple[Record, Record]]:
+    """Records with a value that an earlier one has, each with the first of that value."""
+    firsts: dict[Any, Record] = {}
+    for record in records:
+        first = firsts.setdefault(record[field], record)
+        if first is not record:
+            yield record, first
 
 
 def class_numbers(categories: Sequence[Record]) -> dict[int, int]:
@@ -146,10 +188,12 @@ def _valid_records(coco: COCO, key: str, issues: list[Issue]) -> dict[Any, Recor
 def _wrong_record_field(key: str, record: Any) -> str | None:
     if not isinstance(record, dict):
         return f"is {record!r}, not a dict"
-    for field, types in _FIELDS[key].items():
-        value = record.get(field)
-        if type(value) not in types or (field in ("width", "height") and record[field] < 1):
-            return f"has the {field!r} {value!r}"
+    for field, expected in _FIELDS[key].items():
+        value: Any = record.get(field)
+        if type(value) is not expected:
+            return f"has the {field!r} {value!r}, not {_TYPE_NAMES[expected]}"
+        if field in ("width", "height") and record[field] < 1:
+            return f"has the {field!r} {value!r}, not 1 or more pixels"
     return None
 
 

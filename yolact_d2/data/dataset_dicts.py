@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal
@@ -11,27 +11,28 @@ from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 from .annotations import Annotation, Size, annotation_issues, is_whole, valid_polygons
+from .coco_json import repeated
 from .images import UnreadableImage, displayed_size, leaves_folder, read_image
-from .issues import DROPPED, FATAL, Issue, describe_dropped, is_usable
+from .issues import DROPPED, FATAL, NOTE, Issue, count_by_kind, is_usable
+from .mismatch import likely_cause
 
 DatasetDict = dict[str, Any]
 Read = Literal["nothing", "header", "all"]
 
+# Kinds of issues that most annotations have if the boxes mean something else.
+_DISAGREEMENTS = ("mask_box_mismatch", "box_outside", "empty_box")
 
-def drop_unusable(dicts: Iterable[DatasetDict]) -> list[DatasetDict]:
-    """Dataset dicts without the annotations that cannot be used; one warning counts these."""
-    usable, issues = validate_dicts(dicts)
-    warn_dropped(issues)
-    return usable
+logger = logging.getLogger(__name__)
 
 
 def validate_dicts(
-    dicts: Iterable[DatasetDict], num_classes: int | None = None
+    dicts: Sequence[DatasetDict], num_classes: int | None = None, *, evaluation: bool = False
 ) -> tuple[list[DatasetDict], list[Issue]]:
     """Validate dataset dicts of Detectron2, except their image files.
 
     Args:
         num_classes: categories must be 0..num_classes - 1. None: they are not checked.
+        evaluation: require the fields that Detectron2's evaluators need.
 
     Returns:
         the dicts, those with unusable annotations as copies without them; and all issues.
@@ -42,7 +43,7 @@ def validate_dicts(
     usable, issues = [], []
     for record in dicts:
         where = record.get("file_name"), record.get("image_id")
-        wrong = _wrong_image_field(record)
+        wrong = _wrong_image_field(record, evaluation)
         if wrong:
             issues.append(Issue("bad_record", FATAL, wrong, *where))
             continue
@@ -59,6 +60,14 @@ def validate_dicts(
                 issues.append(Issue(kind, severity, f"annotations[{number}]: {detail}", *where))
         all_kept = len(kept) == len(annotations)
         usable.append(record if all_kept else {**record, "annotations": kept})
+    for record, first in repeated(usable, "file_name"):
+        ids = first.get("image_id"), record.get("image_id")
+        detail = f"it has the image ids {ids[0]!r} and {ids[1]!r}"
+        issues.append(Issue("duplicate_file", NOTE, detail, record["file_name"]))
+    if evaluation:
+        for record, first in repeated(usable, "image_id"):
+            detail = f"'image_id' is {record['image_id']!r}, as that of {first['file_name']}"
+            issues.append(Issue("duplicate_id", FATAL, detail, record["file_name"]))
     return usable, issues
 
 
@@ -100,11 +109,36 @@ def _image_issue(record: DatasetDict, image_root: str | None, read: Read) -> Iss
     return None
 
 
-def warn_dropped(issues: Iterable[Issue]) -> None:
+def warn_dropped(issues: Iterable[Issue], name: str, training: bool) -> None:
     """Count the annotations that training leaves out in one warning, if there are any."""
-    dropped = describe_dropped(issues)
+    dropped = [issue for issue in issues if issue.severity is DROPPED]
     if dropped:
-        logging.getLogger(__name__).warning(f"Annotations left out of training: {dropped}")
+        what = "left out of training" if training else "that COCO's evaluation counts as they are"
+        logger.warning(f"Annotations of {name} {what}: {count_by_kind(dropped)}")
+
+
+def warn_suspicious(dicts: Sequence[DatasetDict], issues: Sequence[Issue], name: str) -> None:
+    """Warn of files with several image ids, and if most boxes disagree with their masks.
+
+    Args:
+        dicts, issues: what :func:`validate_dicts` was given, and found.
+    """
+    files = [issue for issue in issues if issue.kind == "duplicate_file"]
+    if files:
+        logger.warning(f"Dataset {name}: {count_by_kind(files)}")
+    # An annotation may have several issues.
+    wrong = {
+        (issue.file, issue.image_id, issue.detail.split(":")[0])
+        for issue in issues
+        if issue.kind in _DISAGREEMENTS
+    }
+    annotations = [(a, recorded_size(x)) for x in dicts for a in x.get("annotations", [])]
+    if len(wrong) > len(annotations) / 2:
+        cause = likely_cause([(a, size) for a, size in annotations[:1000] if size])
+        logger.warning(
+            f"Dataset {name}: {len(wrong)} of {len(annotations)} boxes disagree with their masks"
+            + (f"; the boxes seem to be {cause}" if cause else "")
+        )
 
 
 def recorded_size(record: DatasetDict) -> Size | None:
@@ -112,12 +146,16 @@ def recorded_size(record: DatasetDict) -> Size | None:
     return (record["width"], record["height"]) if {"width", "height"} <= record.keys() else None
 
 
-def _wrong_image_field(record: DatasetDict) -> str | None:
+def _wrong_image_field(record: DatasetDict, evaluation: bool) -> str | None:
     if not isinstance(record.get("file_name"), str):
         return f"'file_name' of an image is {record.get('file_name')!r}"
     for key in ("width", "height"):
         if key in record and not (is_whole(record[key]) and record[key] > 0):
             return f"{key!r} of the image is {record[key]!r}, not a number of pixels"
+        if key not in record and evaluation:
+            return f"{key!r} of the image is missing, which evaluation needs"
+    if evaluation and type(record.get("image_id")) not in (int, str):
+        return f"'image_id' is {record.get('image_id')!r}, not an int or str"
     return None
 
 

@@ -1,7 +1,7 @@
 """What may be wrong with a dataset: kinds of issues, their severity, and how they are reported."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ KINDS = {
     "empty_list": "a list of the JSON is empty",
     "bad_record": "a field is missing or has a wrong type or value",
     "duplicate_id": "an id that another record of the same list has",
+    "duplicate_name": "a category name that another category has",
+    "duplicate_file": "an image file that has several image ids, each with its own annotations",
     "path_outside": "a file name that leads out of the image folder",
     "missing_image": "no such file",
     "unreadable_image": "a file that cannot be decoded as an image",
@@ -37,6 +39,9 @@ KINDS = {
     "bad_rle": "an RLE that cannot be decoded",
     "rle_size": "an RLE of another size than the image",
     "mask_box_mismatch": "a mask and a box that disagree",
+    "bad_area": "an area that is not a positive number",
+    "wrong_area": "an area that is more than twice or less than half that of the mask",
+    "annotation_id_0": "an annotation id that COCO's evaluation takes for none",
 }
 
 
@@ -76,9 +81,8 @@ def raise_fatal(issues: Iterable[Issue], source: str) -> None:
         raise ValueError(f"{source}: {fatal[0]}{more}")
 
 
-def describe_dropped(issues: Iterable[Issue]) -> str:
-    """How many annotations are left out for each reason, with an example; "" if none are."""
-    dropped = [issue for issue in issues if issue.severity is not NOTE]
-    examples = {issue.kind: issue for issue in reversed(dropped)}
-    counts = Counter(issue.kind for issue in dropped)
+def count_by_kind(issues: Sequence[Issue]) -> str:
+    """How many issues of each kind there are, with an example; "" if there are none."""
+    examples = {issue.kind: issue for issue in reversed(issues)}
+    counts = Counter(issue.kind for issue in issues)
     return "; ".join(f"{n} {kind} (e.g. {examples[kind]})" for kind, n in counts.items())

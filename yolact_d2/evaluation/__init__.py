@@ -1,5 +1,5 @@
 from .build import build_evaluator
-from .coco import FilteredCOCOEvaluator
+from .coco import InstanceCOCOEvaluator
 from .mask_scores import MaskScoreCOCOEvaluator
 
-__all__ = ["FilteredCOCOEvaluator", "MaskScoreCOCOEvaluator", "build_evaluator"]
+__all__ = ["InstanceCOCOEvaluator", "MaskScoreCOCOEvaluator", "build_evaluator"]

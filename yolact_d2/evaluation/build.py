@@ -2,7 +2,7 @@ import os
 
 from detectron2.evaluation import DatasetEvaluator
 
-from .coco import FilteredCOCOEvaluator
+from .coco import InstanceCOCOEvaluator
 from .mask_scores import MaskScoreCOCOEvaluator
 
 
@@ -14,6 +14,10 @@ def build_evaluator(cfg, dataset_name: str, output_folder: str | None = None) ->
     """
     if output_folder is None:
         output_folder = os.path.join(cfg.OUTPUT_DIR, "inference")
-    if cfg.MODEL.YOLACT.MASK_IOU.ENABLED:
-        return MaskScoreCOCOEvaluator(dataset_name, output_dir=output_folder)
-    return FilteredCOCOEvaluator(dataset_name, output_dir=output_folder)
+    masks_have_scores = cfg.MODEL.YOLACT.MASK_IOU.ENABLED
+    return (MaskScoreCOCOEvaluator if masks_have_scores else InstanceCOCOEvaluator)(
+        dataset_name,
+        output_dir=output_folder,
+        # COCO's AP counts 100 detections of an image, however few the model may give.
+        max_dets_per_image=max(100, cfg.TEST.DETECTIONS_PER_IMAGE),
+    )

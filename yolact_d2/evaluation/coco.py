@@ -1,96 +1,116 @@
 import contextlib
 import io
 import logging
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
-import numpy as np
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.logger import log_first_n
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
-from ..data.annotations import (
-    OUTSIDE_TOLERANCE,
-    Size,
-    annotation_issues,
-    clip_box,
-    valid_polygons,
-    xyxy,
-)
+from ..data.annotations import Size, evaluation_issues, is_area, mask_area, valid_polygons
 from ..data.coco_dataset import COCOSource
-from ..data.issues import Issue, describe_dropped, is_usable
+from ..data.coco_json import read_json
+from ..data.issues import Issue, count_by_kind
 
 
-class FilteredCOCOEvaluator(COCOEvaluator):
-    """:class:`COCOEvaluator` that uses the annotations that training uses.
+class InstanceCOCOEvaluator(COCOEvaluator):
+    """:class:`COCOEvaluator` of boxes and masks, on datasets as users have them.
 
-    Annotations that training leaves out are neither found nor missed (COCO's API counts them as
-    missed), boxes are clipped to the image, and "area" and "iscrowd" may be missing in the JSON.
+    The AP is that of pycocotools on the JSON as it is. What pycocotools cannot evaluate is
+    completed: an "area" that is missing or not positive is that of the mask, "iscrowd" is 0.
+    Detectron2's evaluator differs in that it
+
+    - uses a faster implementation, whose AP may differ a little;
+    - reuses the JSON that an earlier run made of a dataset without one;
+    - gives NaN, not 0, where nothing was detected, and omits the masks then;
+    - gives two classes of the same name one AP.
     """
 
-    def __init__(self, dataset_name: str, *args, **kwargs):
+    def __init__(self, dataset_name: str, tasks: Sequence[str] = ("bbox", "segm"), *args, **kwargs):
         """
         Args:
             dataset_name: a dataset that :func:`check_datasets` has passed.
-            args, kwargs: see :class:`COCOEvaluator`.
+            tasks, args, kwargs: see :class:`COCOEvaluator`.
         """
         self._coco_api: COCO
-        source = DatasetCatalog.data.get(dataset_name)
-        if isinstance(source, COCOSource) and source.coco is not None:
-            # COCOEvaluator takes files only, and would parse this one at each evaluation.
-            parsed = _index(source.coco)
-            with mock.patch("detectron2.evaluation.coco_evaluation.COCO", lambda path: parsed):
-                super().__init__(dataset_name, *args, **kwargs)
-        else:
-            super().__init__(dataset_name, *args, **kwargs)
-        if self._do_evaluation:
-            self._coco_api = _filter(self._coco_api, dataset_name)
+        metadata = MetadataCatalog.get(dataset_name)
+        has_json = hasattr(metadata, "json_file")
+
+        def read(path: str) -> COCO:
+            source = DatasetCatalog.data.get(dataset_name)
+            is_parsed = isinstance(source, COCOSource) and source.coco is not None
+            return _index(_complete(source.coco if is_parsed else read_json(path), dataset_name))
+
+        kwargs = {"use_fast_impl": False, "allow_cached_coco": False, **kwargs}
+        # pycocotools would parse the file at each evaluation, in the encoding of the locale.
+        with mock.patch("detectron2.evaluation.coco_evaluation.COCO", read):
+            super().__init__(dataset_name, tasks, *args, **kwargs)
+        if not has_json:
+            del metadata.json_file  # The next evaluation converts the dataset again.
+
+    def _derive_coco_results(
+        self, coco_eval: COCOeval | None, iou_type: str, class_names: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        if coco_eval is None:  # Nothing was detected.
+            nothing = _index({**self._coco_api.dataset, "annotations": []})
+            coco_eval = COCOeval(self._coco_api, nothing, iou_type)
+            coco_eval.evaluate()
+            coco_eval.accumulate()
+            coco_eval.summarize()
+        if class_names is not None:
+            counts = Counter(class_names)
+            class_names = [
+                f"{name} ({i})" if counts[name] > 1 else str(name)
+                for i, name in enumerate(class_names)
+            ]
+        return super()._derive_coco_results(coco_eval, iou_type, class_names)
 
 
 def _index(dataset: dict[str, Any]) -> COCO:
+    coco = COCO()
+    coco.dataset = dataset
     with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = dataset
         coco.createIndex()
     return coco
 
 
-def _filter(coco: COCO, name: str) -> COCO:
-    """The dataset with the annotations that are evaluated; warns about the others, once for all
-    evaluators."""
-    kept: list[dict[str, Any]] = []
-    issues: list[Issue] = []
-    for annotation in coco.dataset["annotations"]:
-        image = coco.imgs.get(annotation["image_id"])
-        if image is None:  # COCO's API ignores it
+def _complete(dataset: dict[str, Any], name: str) -> dict[str, Any]:
+    """A copy with all that pycocotools needs; one warning counts what was wrong."""
+    if "annotations" not in dataset:  # a test set
+        return dataset
+    images = {image["id"]: image for image in dataset["images"]}
+    annotations, issues = [], []
+    for annotation in dataset["annotations"]:
+        image = images.get(annotation["image_id"])
+        if image is None:  # pycocotools ignores it
             continue
         size = image["width"], image["height"]
-        found = annotation_issues(annotation, size)
-        if is_usable(found):
-            # COCO's evaluation takes the id 0 for no object.
-            kept.append({**_clip(annotation, size), "id": len(kept) + 1})
-        else:
-            issues += [issue._replace(file=image["file_name"]) for issue in found]
-    filtered = _index({**coco.dataset, "annotations": kept})
-    for annotation in kept:
-        if "area" not in annotation:
-            annotation["area"] = float(mask_util.area(filtered.annToRLE(annotation)))
+        segmentation = _readable(annotation["segmentation"], size)
+        completed = {"iscrowd": 0, **annotation, "segmentation": segmentation}
+        annotations.append(completed)
+        if not is_area(annotation.get("area")):
+            completed["area"] = mask_area(segmentation, size)
+        for issue in evaluation_issues(annotation, size):
+            issues.append(Issue(*issue[:3], image["file_name"], image["id"], annotation["id"]))
     if issues:
-        message = f"Annotations left out of the evaluation of {name}: {describe_dropped(issues)}"
+        message = f"Evaluation of {name}: {count_by_kind(issues)}"
         log_first_n(logging.WARNING, message, key="message")
-    return filtered
+    return {**dataset, "annotations": annotations}
 
 
-def _clip(annotation: dict[str, Any], size: Size) -> dict[str, Any]:
-    """A copy with a box that ends at the border of the image, as those of detections do, unless it
-    leaves it by no more than OUTSIDE_TOLERANCE; and without polygons of fewer than 3 points."""
-    clipped = {"iscrowd": 0, **annotation}
-    if isinstance(annotation["segmentation"], list):
-        clipped["segmentation"] = valid_polygons(annotation["segmentation"])
-    box = np.array(xyxy(annotation))
-    visible = clip_box(box, size)
-    if np.abs(box - visible).max() > OUTSIDE_TOLERANCE:
-        clipped["bbox"] = [*visible[:2].tolist(), *(visible[2:] - visible[:2]).tolist()]
-    return clipped
+def _readable(segmentation: Any, size: Size) -> Any:
+    """A mask as it is, or without the polygons that pycocotools cannot read."""
+    if not isinstance(segmentation, list) or valid_polygons(segmentation) == segmentation != []:
+        return segmentation
+    width, height = size
+    try:
+        return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
+    except Exception:  # it raises plain exceptions
+        nothing = {"size": [height, width], "counts": [height * width]}
+        return valid_polygons(segmentation) or mask_util.frPyObjects(nothing, height, width)

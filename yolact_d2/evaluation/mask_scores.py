@@ -3,14 +3,14 @@ import os
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.structures import Instances
 
-from .coco import FilteredCOCOEvaluator
+from .coco import InstanceCOCOEvaluator
 
 
 class MaskScoreCOCOEvaluator(DatasetEvaluators):
     """COCO's evaluation of YOLACT++, in which boxes are ranked by `scores` and masks by
     `mask_scores` (arXiv 1912.06218, section 5.1).
 
-    One :class:`FilteredCOCOEvaluator` ranks boxes and masks by the same `scores`; this one combines
+    One :class:`InstanceCOCOEvaluator` ranks boxes and masks by the same `scores`; this one combines
     two of them.
     """
 
@@ -21,7 +21,7 @@ class MaskScoreCOCOEvaluator(DatasetEvaluators):
             output_dir: the results are written to its folders "bbox" and "segm".
         """
         self.boxes, self.masks = (
-            FilteredCOCOEvaluator(
+            InstanceCOCOEvaluator(
                 dataset_name,
                 tasks=(task,),
                 output_dir=os.path.join(output_dir, task) if output_dir else None,

@@ -1,0 +1,63 @@
+"""Why the boxes of a dataset disagree with its masks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.structures import BoxMode
+
+from .annotations import BOX_TOLERANCE, RELATIVE_BOX_TOLERANCE, Annotation, Size, mask_extent
+
+XYWH = "[x, y, width, height]"
+XYXY = "[x1, y1, x2, y2]"
+# What the four numbers of a box may be, and the box that they then are, XYXY.
+_LAYOUTS = {
+    XYWH: lambda b: np.concatenate([b[:, :2], b[:, :2] + b[:, 2:]], axis=1),
+    XYXY: lambda b: b,
+    "[center x, center y, width, height]": lambda b: np.concatenate(
+        [b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2], axis=1
+    ),
+}
+# A cause is likely if this fraction of the boxes would agree with their masks without it.
+_LIKELY = 0.5
+
+
+def likely_cause(annotations: Sequence[tuple[Annotation, Size]]) -> str | None:
+    """What the boxes of a dataset probably are, if most of them do not fit their masks.
+
+    Args:
+        annotations: usable or not, each with the size of its image.
+
+    Returns:
+        a phrase such as "[x1, y1, x2, y2]"; None if no reading of the boxes makes most of them
+        fit, or if they fit as they are.
+    """
+    known = [(a, size, mask_extent(a, size)) for a, size in annotations]
+    known = [(a, size, extent) for a, size, extent in known if extent is not None]
+    if not known:
+        return None
+    boxes = np.array([a["bbox"] for a, _, _ in known], float)
+    sides = np.array([(*size, *size) for _, size, _ in known], float)
+    extents = np.clip([extent for _, _, extent in known], 0, sides)
+    tolerance = np.maximum(BOX_TOLERANCE, RELATIVE_BOX_TOLERANCE * _sizes(extents))
+    mode = known[0][0].get("bbox_mode", BoxMode.XYWH_ABS)
+    stated = XYXY if mode == BoxMode.XYXY_ABS else XYWH
+
+    scores: dict[str, float] = {}
+    for layout, to_corners in _LAYOUTS.items():
+        scale = np.median(extents[:, 2:] / to_corners(boxes)[:, 2:].clip(1e-9))
+        for change, changed in {
+            "": boxes,
+            " divided by the size of the image": boxes * sides,
+            f" of images of another size, {1 / scale:.3g} times as large": boxes * scale,
+            " with x and y exchanged": boxes[:, [1, 0, 3, 2]],
+        }.items():
+            fits = np.abs(to_corners(changed).clip(0, sides) - extents) <= tolerance
+            scores.setdefault(layout + change, fits.all(axis=1).mean())
+    best = max(scores, key=scores.__getitem__)
+    return best if scores[best] > max(_LIKELY, scores[stated]) else None
+
+
+def _sizes(boxes: np.ndarray) -> Any:
+    """Width, height, width, height of boxes (N, 4) XYXY."""
+    return np.tile(boxes[:, 2:] - boxes[:, :2], 2)
