@@ -1,4 +1,4 @@
-"""Each fault of an annotation has the same outcome in training and in evaluation."""
+"""What training uses of an annotation with faults."""
 
 import copy
 import json
@@ -8,19 +8,18 @@ import uuid
 
 import numpy as np
 import pytest
-import torch
 from coco_examples import BOX, HEIGHT, WIDTH, polygon, rectangle, rle
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.structures import BoxMode
 from PIL import Image
 from plain import base_cfg
 
-from yolact_d2.data import YOLACTDatasetMapper, check_datasets, drop_unusable
+from yolact_d2.data import YOLACTDatasetMapper, check_datasets
 from yolact_d2.data.annotations import decode_runs
 from yolact_d2.data.augmentation import ExpandTransform
 from yolact_d2.data.checks import usable_training_dicts
-from yolact_d2.evaluation import FilteredCOCOEvaluator, MaskScoreCOCOEvaluator, build_evaluator
+from yolact_d2.data.dataset_dicts import validate_dicts, warn_dropped
 
 NAME = "bad_annotations"
 FAR = 30_000
@@ -38,7 +37,6 @@ GOOD = [
     _object([20, 4, 8, 6], id=1),
     _object([2, 18, 9, 9], id=2, segmentation=rle(rectangle(2, 18, 9, 9))),
 ]
-GOOD_BOXES = [a["bbox"] for a in GOOD]
 
 # Changes to a valid annotation, and what is used of it, as [x, y, width, height].
 USED = [
@@ -132,33 +130,12 @@ def _trained_on(cfg):
     return YOLACTDatasetMapper(augmentations=[], image_format="RGB", min_box_size=0)(record)
 
 
-def _aps(evaluator, boxes):
-    """AP of boxes and of masks, if boxes (x, y, w, h) and their pixels are detected."""
-    found = Instances((HEIGHT, WIDTH))
-    x, y, w, h = torch.tensor(boxes).float().unbind(1)
-    found.pred_boxes = Boxes(torch.stack([x, y, x + w, y + h], dim=1))
-    found.pred_masks = torch.stack([torch.from_numpy(rectangle(*box)).bool() for box in boxes])
-    found.scores = found.mask_scores = torch.linspace(0.9, 0.5, len(boxes))
-    found.pred_classes = torch.zeros(len(boxes), dtype=torch.int64)
-    evaluator.reset()
-    evaluator.process([{"image_id": 1}], [{"instances": found}])
-    results = evaluator.evaluate()
-    return results["bbox"]["AP"], results["segm"]["AP"]
-
-
-def _evaluators(folder):
-    return (
-        FilteredCOCOEvaluator(NAME, output_dir=str(folder), distributed=False),
-        MaskScoreCOCOEvaluator(NAME, str(folder), distributed=False),
-    )
-
-
 def _warnings(caplog):
     return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
 
 
 @pytest.mark.parametrize("crowd", [0, 1])
-def test_used(dataset, cfg, tmp_path, caplog, crowd):
+def test_used(dataset, cfg, caplog, crowd):
     for change, (x, y, w, h) in USED:
         dataset(change, iscrowd=crowd)
         check_datasets(cfg, "DATASETS.TRAIN")
@@ -167,19 +144,14 @@ def test_used(dataset, cfg, tmp_path, caplog, crowd):
         assert instances.gt_iscrowd.tolist() == [False, False, bool(crowd)], change
         assert instances.gt_boxes.tensor[2].tolist() == [x, y, x + w, y + h], change
         assert (instances.gt_masks.tensor[2].numpy() == rectangle(x, y, w, h)).all(), change
-        for evaluator in _evaluators(tmp_path):
-            assert _aps(evaluator, [*GOOD_BOXES, [x, y, w, h]]) == pytest.approx((100, 100)), change
-            missed = 100 if crowd else pytest.approx(2 / 3 * 100, abs=1)
-            assert _aps(evaluator, GOOD_BOXES) == (missed, missed), change
     assert "left out" not in caplog.text
 
 
 @pytest.mark.parametrize("crowd", [0, 1])
-def test_dropped_and_counted(dataset, cfg, tmp_path, caplog, monkeypatch, crowd):
+def test_dropped_and_counted(dataset, cfg, caplog, monkeypatch, crowd):
     monkeypatch.setattr(logging.getLogger("detectron2"), "propagate", True)  # a trainer unsets it
     for change, kind in [*DROPPED, *NO_POLYGON]:
         path = dataset(change, iscrowd=crowd)
-        check_datasets(cfg, "DATASETS.TEST")
         caplog.clear()
         check_datasets(cfg, "DATASETS.TRAIN")
         instances = _trained_on(cfg)["instances"]
@@ -188,14 +160,12 @@ def test_dropped_and_counted(dataset, cfg, tmp_path, caplog, monkeypatch, crowd)
         if (change, kind) in NO_POLYGON:
             assert "Filtered out 1 instances" in warning
         else:
-            expected = f"left out of training: 1 {kind} (e.g. {path}, image 1: annotations[2]: "
-            assert expected in warning
-        caplog.clear()
-        for evaluator in _evaluators(tmp_path):
-            assert _aps(evaluator, GOOD_BOXES) == pytest.approx((100, 100)), change
-        [warning] = _warnings(caplog)  # of three evaluators together
-        expected = f"left out of the evaluation of {NAME}: 1 {kind} (e.g. {os.path.basename(path)}"
-        assert expected in warning
+            expected = f": 1 {kind} (e.g. {path}, image 1: annotations[2]: "
+            assert f"of {NAME} left out of training{expected}" in warning
+            caplog.clear()
+            check_datasets(cfg, "DATASETS.TEST")
+            [warning] = _warnings(caplog)
+            assert f"of {NAME} that COCO's evaluation counts as they are{expected}" in warning
 
 
 def test_fatal(dataset, cfg, tmp_path):
@@ -214,42 +184,30 @@ def test_fatal(dataset, cfg, tmp_path):
             assert where in str(error.value) and reason in str(error.value), change
 
 
-def test_build_evaluator(dataset, cfg, tmp_path):
-    dataset({})
-    DatasetCatalog.get(NAME)
-    cfg.OUTPUT_DIR = str(tmp_path / "out")
-    for kind, folder in ((FilteredCOCOEvaluator, ""), (MaskScoreCOCOEvaluator, "segm")):
-        cfg.MODEL.YOLACT.MASK_IOU.ENABLED = kind is MaskScoreCOCOEvaluator
-        evaluator = build_evaluator(cfg, NAME)
-        assert type(evaluator) is kind
-        _aps(evaluator, GOOD_BOXES)
-        path = tmp_path / "out" / "inference" / folder / "coco_instances_results.json"
-        assert path.exists()
-
-
 def _dict(name, *boxes, mode=BoxMode.XYWH_ABS):
     annotations = [{**_object(BOX), "bbox": box, "bbox_mode": mode} for box in boxes]
     return {"file_name": name, "width": WIDTH, "height": HEIGHT, "annotations": annotations}
 
 
-def test_drop_unusable_counts_all_in_one_warning(caplog):
+def test_dropped_annotations_are_counted_in_one_warning(caplog):
     flat, outside = [5, 4, 0, 8], [50, 4, 9, 8]
     dicts = [_dict("a", BOX, flat, flat), _dict("b", BOX), _dict("c", BOX, outside, flat)]
     dicts.append({"file_name": "d"})
     before = copy.deepcopy(dicts)
-    kept = drop_unusable(dicts)
+    kept, issues = validate_dicts(dicts)
     assert [len(r.get("annotations", [])) for r in kept] == [1, 1, 1, 0]
     assert kept[1] is dicts[1] and dicts == before
+    warn_dropped(issues, "some", training=True)
     assert _warnings(caplog) == [
-        "Annotations left out of training: 3 empty_box (e.g. a: annotations[1]: the box is 0 x 8); "
-        "1 box_outside (e.g. c: annotations[1]: the box is (50, 4) to (59, 12), the image is "
-        "40 x 30)"
+        "Annotations of some left out of training: 3 empty_box (e.g. a: annotations[1]: the box is "
+        "0 x 8); 1 box_outside (e.g. c: annotations[1]: the box is (50, 4) to (59, 12), the image "
+        "is 40 x 30)"
     ]
 
 
 def test_boxes_by_corners():
     for box, number in (([15, 12, 20, 20], 1), ([15, 12, 15, 20], 0), ([15, 12, 9, 20], 0)):
-        [record] = drop_unusable([_dict("a", box, mode=BoxMode.XYXY_ABS)])
+        [record], _ = validate_dicts([_dict("a", box, mode=BoxMode.XYXY_ABS)])
         assert len(record["annotations"]) == number
 
 
@@ -258,29 +216,8 @@ def test_size_that_is_not_recorded_is_read(tmp_path):
     Image.new("RGB", (WIDTH, HEIGHT)).save(path)
     for x, number in ((WIDTH - 1, 1), (WIDTH, 0)):
         annotations = _dict(path, [x, 4, 9, 9])["annotations"]
-        [record] = drop_unusable([{"file_name": path, "annotations": annotations}])
+        [record], _ = validate_dicts([{"file_name": path, "annotations": annotations}])
         assert len(record["annotations"]) == number
-
-
-def test_annotation_ids_may_start_at_0(dataset, tmp_path):
-    """COCO's API takes 0 for no object."""
-    dataset({})
-    coco = json.loads((tmp_path / "coco.json").read_text())
-    for i, annotation in enumerate(coco["annotations"]):
-        annotation["id"] = i
-    (tmp_path / "coco.json").write_text(json.dumps(coco))
-    DatasetCatalog.get(NAME)
-    for evaluator in _evaluators(tmp_path):
-        assert _aps(evaluator, [*GOOD_BOXES, BOX]) == pytest.approx((100, 100))
-
-
-def test_boxes_outside_by_a_rounding_error_are_evaluated_as_they_are(dataset):
-    """So that published APs do not change."""
-    box = [30, 20, 10.9, 10.5]
-    dataset({"bbox": box, "segmentation": [polygon(*box)]})
-    DatasetCatalog.get(NAME)
-    changed = FilteredCOCOEvaluator(NAME)._coco_api.anns[3]
-    assert changed["bbox"] == box and changed["segmentation"] == [polygon(*box)]
 
 
 def test_decoded_runs_are_those_that_were_encoded():

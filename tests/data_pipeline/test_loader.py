@@ -98,7 +98,7 @@ def test_data_without_objects_to_train_on_is_refused(cfg, shapes, tmp_path):
     polygon = [[0.1, 0.1, 0.6, 0.1, 0.6, 0.6, 0.1, 0.6]]
     for change, message in (
         (lambda a: {"bbox": [*a["bbox"][:2], 0, 5]}, "has no objects to train on"),
-        (lambda a: {"iscrowd": 1}, "has no objects to train on"),
+        (lambda a: {"iscrowd": 1}, "all .* annotations are crowd regions"),
         (
             lambda a: {"bbox": [0.1, 0.1, 0.5, 0.5], "segmentation": polygon},
             "every object is at most .*4 pixels.*Are the coordinates in pixels",
