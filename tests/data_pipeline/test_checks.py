@@ -1,6 +1,7 @@
 """What check_datasets refuses, what it says, and what it lets pass."""
 
 import json
+import locale
 import os
 from pathlib import Path
 
@@ -14,10 +15,13 @@ from plain import base_cfg
 
 from yolact_d2.data import check_datasets
 from yolact_d2.data.checks import usable_training_dicts
+from yolact_d2.data.coco_dataset import COCOSource
+from yolact_d2.data.coco_json import read_coco
+from yolact_d2.data.dataset_dicts import validate_dicts, warn_suspicious
 
-NAME = "test_checks"
+NAME, OTHER = "test_checks", "test_checks_2"
 WIDTH, HEIGHT = 9, 6
-CLASSES = ["cat", "dog"]
+CLASSES = ["cat", "Jagdhündin"]
 VALID = {
     "bbox": [0, 0, 5, 5],
     "bbox_mode": BoxMode.XYXY_ABS,
@@ -29,24 +33,24 @@ VALID = {
 @pytest.fixture(autouse=True)
 def forget():
     yield
-    _forget()
+    _forget(NAME)
+    _forget(OTHER)
 
 
-def _forget():
-    if NAME in DatasetCatalog:
-        DatasetCatalog.remove(NAME)
-    if NAME in MetadataCatalog:
-        MetadataCatalog.remove(NAME)
+def _forget(name):
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if name in catalog:
+            catalog.remove(name)
 
 
-def _register_dicts(dicts, classes=CLASSES):
-    _forget()
-    DatasetCatalog.register(NAME, lambda: dicts)
+def _register_dicts(dicts, classes=CLASSES, name=NAME):
+    _forget(name)
+    DatasetCatalog.register(name, lambda: dicts)
     if classes:
-        MetadataCatalog.get(NAME).thing_classes = classes
+        MetadataCatalog.get(name).thing_classes = classes
 
 
-def _register_json(folder, num_images=1, **changes):
+def _register_json(folder, num_images=1, *, encoding="utf-8", **changes):
     """A COCO file of images 0.png, 1.png, ...; `changes` are to the record of the last one."""
     images = [
         {"id": i, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT}
@@ -56,8 +60,8 @@ def _register_json(folder, num_images=1, **changes):
         images[-1].update(changes)
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
     coco = {"images": images, "annotations": [], "categories": categories}
-    Path(folder, "coco.json").write_text(json.dumps(coco))
-    _forget()
+    Path(folder, "coco.json").write_text(json.dumps(coco, ensure_ascii=False), encoding=encoding)
+    _forget(NAME)
     register_coco_instances(NAME, {}, str(Path(folder, "coco.json")), str(folder))
 
 
@@ -211,3 +215,141 @@ def test_checked_training_data_is_not_read_again(tmp_path):
     _check()
     _register_dicts([{"file_name": "other", "annotations": []}])  # another dataset of the name
     assert usable_training_dicts(cfg, NAME)[0]["file_name"] == "other"
+
+
+def test_classes_have_the_same_order_in_all_datasets(tmp_path):
+    record = {"file_name": _image(tmp_path / "a.png"), "width": WIDTH, "height": HEIGHT}
+    record["image_id"] = 1
+    for classes in (CLASSES[::-1], ["cat", "Dog"]):
+        _register_dicts([record])
+        _register_dicts([record], classes, OTHER)
+        both = {"CLASS_NAMES": []}, {"CLASS_NAMES": CLASSES}
+        for yolact in both:
+            for train, test in (((NAME, OTHER), ()), ((NAME,), (OTHER,))):
+                cfg = _cfg(*train, TEST=test)
+                cfg.MODEL.YOLACT.update(yolact)
+                with pytest.raises(ValueError, match=f"{OTHER}.* has") as error:
+                    check_datasets(cfg, "DATASETS.TEST" if test else "DATASETS.TRAIN")
+                source = "CLASS_NAMES" if yolact["CLASS_NAMES"] else f"dataset {NAME!r}"
+                assert f"has {classes}, and " in str(error.value)
+                assert f"{source} has {CLASSES}" in str(error.value)
+    # Evaluation alone compares with training data that has not been read.
+    _image(tmp_path / "0.png")
+    _register_json(tmp_path)
+    assert f"{NAME!r} has {CLASSES}" in _refused(NAME, TEST=(OTHER,), key="DATASETS.TEST")
+    _register_dicts([record], CLASSES, OTHER)
+    _check(NAME, TEST=(OTHER,), key="DATASETS.TEST")
+
+
+def test_evaluation_needs_image_ids_and_sizes(tmp_path):
+    paths = [_image(tmp_path / f"{i}.png") for i in range(2)]
+    good = {"file_name": paths[0], "image_id": 7, "width": WIDTH, "height": HEIGHT}
+    evaluate = {"TEST": (NAME,), "key": "DATASETS.TEST"}
+    for key in ("image_id", "width", "height"):
+        _register_dicts([good, {k: v for k, v in good.items() if k != key}])
+        assert f"{paths[0]}" in (message := _refused(**evaluate)) and repr(key) in message
+        _check()  # training does not need them
+    for image_id in (None, 1.5, np.int64(3)):  # the last cannot be written to a JSON
+        _register_dicts([{**good, "image_id": image_id}])
+        assert f"'image_id' is {image_id!r}, not an int or str" in _refused(**evaluate)
+    _register_dicts([good, {**good, "file_name": paths[1]}])
+    assert f"{paths[1]}: 'image_id' is 7, as that of {paths[0]}" in _refused(**evaluate)
+    _register_dicts([good, {**good, "file_name": paths[1], "image_id": "8"}])
+    _check(**evaluate)
+
+
+def test_a_file_with_several_image_ids_is_warned_of(tmp_path, caplog):
+    record = {"file_name": _image(tmp_path / "a.png"), "image_id": 1}
+    _register_dicts([record, {**record, "image_id": 2}, {**record, "image_id": 3}])
+    _check()
+    assert f"2 duplicate_file (e.g. {record['file_name']}: it has the image ids" in caplog.text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-be"])
+def test_json_in_any_unicode_encoding(tmp_path, monkeypatch, encoding):
+    _image(tmp_path / "0.png")
+    for locale_encoding in ("UTF-8", "ISO-8859-1"):
+        monkeypatch.setattr(locale, "getpreferredencoding", lambda _, x=locale_encoding: x)
+        _register_json(tmp_path, encoding=encoding)
+        _check()
+        assert MetadataCatalog.get(NAME).thing_classes == CLASSES
+        [record] = usable_training_dicts(_cfg(), NAME)
+        assert record["file_name"] == str(tmp_path / "0.png") and record["image_id"] == 0
+        own_reader = isinstance(DatasetCatalog[NAME], COCOSource)
+        assert own_reader == (encoding != "utf-8" or locale_encoding != "UTF-8")
+
+
+def test_whole_numbers_and_names_that_are_numbers(tmp_path):
+    content = {
+        "images": [{"id": 1.0, "file_name": "a", "width": 9.0, "height": 6}],
+        "annotations": [{"id": 2.0, "image_id": 1.0, "category_id": 3.0}],
+        "categories": [{"id": 3.0, "name": 5}, {"id": 4, "name": 0.5}],
+    }
+    expected = {
+        "images": [{"id": 1, "file_name": "a", "width": 9, "height": 6}],
+        "annotations": [{"id": 2, "image_id": 1, "category_id": 3}],
+        "categories": [{"id": 3, "name": "5"}, {"id": 4, "name": "0.5"}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    assert json.dumps(read_coco(str(tmp_path / "coco.json"))) == json.dumps(expected)
+
+
+def _disagreeing(change, mode=BoxMode.XYWH_ABS, num=20):
+    """Dicts whose boxes, given as arrays of x, y, w and h, are changed."""
+    rng = np.random.default_rng(0)
+    x, y, w, h = rng.integers([2, 3, 15, 9], [40, 30, 50, 40], (num, 4)).T
+    corners = zip(x, y, x + w, y + h)
+    polygons = [[[a, b, c, b, c, d, a, d]] for a, b, c, d in np.array(list(corners)).tolist()]
+    return [
+        {
+            "file_name": str(i), "width": 90, "height": 70, "image_id": i,
+            "annotations": [
+                {"bbox": box, "bbox_mode": mode, "category_id": 0, "segmentation": polygons[i]}
+            ],
+        }
+        for i, box in enumerate(np.stack(change(x, y, w, h), axis=1).tolist())
+    ]  # fmt: skip
+
+
+def test_boxes_that_disagree_with_their_masks_are_warned_of_with_the_cause(caplog):
+    for cause, change in {
+        "[x1, y1, x2, y2]": lambda x, y, w, h: (x, y, x + w, y + h),
+        "[center x, center y, width, height]": lambda x, y, w, h: (x + w / 2, y + h / 2, w, h),
+        "[x, y, width, height] with x and y exchanged": lambda x, y, w, h: (y, x, h, w),
+        "[x, y, width, height] divided by the size of the image": lambda x, y, w, h: (
+            x / 90, y / 70, w / 90, h / 70
+        ),
+        "[center x, center y, width, height] divided by": lambda x, y, w, h: (
+            (x + w / 2) / 90, (y + h / 2) / 70, w / 90, h / 70
+        ),
+        "of images of another size, 0.5 times as large": lambda x, y, w, h: (
+            x / 2, y / 2, w / 2, h / 2
+        ),
+        "": lambda x, y, w, h: (x, y, w * 0 + 30, h[::-1] + 9),
+    }.items():  # fmt: skip
+        dicts = _disagreeing(change)
+        caplog.clear()
+        warn_suspicious(dicts, validate_dicts(dicts)[1], "some")
+        [message] = caplog.messages
+        assert "of 20 boxes disagree with their masks" in message
+        assert ("boxes seem to be" in message) == bool(cause) and cause in message, cause
+    dicts = _disagreeing(lambda x, y, w, h: (x, y, w, h), BoxMode.XYXY_ABS)
+    caplog.clear()
+    warn_suspicious(dicts, validate_dicts(dicts)[1], "some")
+    assert "the boxes seem to be [x, y, width, height]" in caplog.text
+    caplog.clear()
+    dicts = _disagreeing(lambda x, y, w, h: (x, y, w, h))
+    dicts[:9] = _disagreeing(lambda x, y, w, h: (y, x, h, w))[:9]
+    warn_suspicious(dicts, validate_dicts(dicts)[1], "some")
+    assert not caplog.messages  # less than half
+
+
+def test_classes_that_have_only_crowd_regions_are_warned_of(tmp_path, caplog):
+    crowd = {**VALID, "iscrowd": 1}
+    record = {"file_name": _image(tmp_path / "a.png"), "annotations": [crowd, VALID, crowd]}
+    _register_dicts([record])
+    _check()
+    assert "only crowd regions" not in caplog.text
+    record["annotations"][1] = {**VALID, "category_id": 0}
+    _check()
+    assert "only crowd regions (iscrowd 1) of ['Jagdhündin']" in caplog.text

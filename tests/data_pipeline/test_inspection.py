@@ -82,6 +82,7 @@ ANNOTATIONS = [
     ({"image_id": None}, "bad_record", FATAL),
     ({"image_id": [1]}, "bad_record", FATAL),
     ({"category_id": "7"}, "bad_record", FATAL),
+    ({"image_id": "1"}, "bad_record", FATAL),
     ({"category_id": True}, "bad_record", FATAL),
     ({"iscrowd": "0"}, "bad_record", FATAL),
     ({"iscrowd": 2}, "bad_record", FATAL),
@@ -89,6 +90,17 @@ ANNOTATIONS = [
     ({"iscrowd": True}, "", None),
     ({"ignore": 1}, "bad_record", FATAL),
     ({"ignore": 0}, "", None),
+    ({"area": 80}, "", None),
+    ({"area": 159.0}, "", None),
+    ({"area": 161}, "wrong_area", NOTE),
+    ({"area": 39}, "wrong_area", NOTE),
+    ({"area": 161, "segmentation": rle(rectangle(*BOX))}, "wrong_area", NOTE),
+    ({"area": 40, "segmentation": [[5, 4, 15, 12, 15, 4, 5, 12]]}, "", None),  # crosses itself
+    ({"area": 80, "segmentation": [polygon(*BOX)] * 3}, "", None),
+    ({"area": None}, "bad_area", NOTE),
+    ({"area": "80"}, "bad_area", NOTE),
+    ({"area": 0}, "bad_area", NOTE),
+    ({"id": 0}, "annotation_id_0", NOTE),
 ]  # fmt: skip
 # Changes to image 1, and the issue then.
 IMAGES = [
@@ -191,6 +203,16 @@ def test_duplicate_ids_of_images_and_categories(coco, folder):
     assert "categories[3] has the id 3 of another" in validated.issues[1].detail
     assert [image["id"] for image in validated.images] == [1, 2]
     assert [c["name"] for c in validated.categories if c["id"] == 3] == ["class 3"]
+
+
+def test_files_and_category_names_that_occur_twice(coco, folder):
+    coco["images"].append({**coco["images"][0], "id": 5})
+    coco["categories"].append({"id": 4, "name": "class 3"})
+    validated = inspect_dataset(coco, str(folder))
+    assert [(x.kind, x.severity, x.detail) for x in validated.issues] == [
+        ("duplicate_file", NOTE, "it has the image ids 1 and 5"),
+        ("duplicate_name", NOTE, "the categories 3 and 4 are both 'class 3'"),
+    ]
 
 
 def test_records_that_are_no_dicts(coco, folder):
