@@ -312,7 +312,7 @@ def test_values_come_from_the_config():
 
 @pytest.mark.parametrize(
     "key, value",
-    [("INPUT.FORMAT", "L"), ("INPUT.RANDOM_FLIP", "both"), ("INPUT.AUG.EXPAND_MAX_RATIO", 0.5)],
+    [("INPUT.FORMAT", "HSV"), ("INPUT.RANDOM_FLIP", "both"), ("INPUT.AUG.EXPAND_MAX_RATIO", 0.5)],
 )
 def test_invalid_values_are_named(key, value):
     with pytest.raises(ValueError, match=f"{key} is {value!r}"):

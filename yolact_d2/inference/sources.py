@@ -105,7 +105,7 @@ class Video:
         failed: (name, reason), if the last iteration ended too early.
     """
 
-    def __init__(self, source: str | int):
+    def __init__(self, source: str | os.PathLike | int):
         """
         Args:
             source: a path, a URL, or the number of a camera.
@@ -113,6 +113,7 @@ class Video:
         Raises:
             ValueError: if no frame can be read.
         """
+        source = os.fspath(source) if isinstance(source, os.PathLike) else source
         self.name = source if isinstance(source, str) else f"camera {source}"
         self.is_camera = isinstance(source, int) or Path(source).is_char_device()
         self.failed: list[tuple[str, str]] = []
