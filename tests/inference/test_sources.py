@@ -75,7 +75,7 @@ def test_unreadable_images_are_skipped_and_reported(folder):
 @pytest.mark.parametrize("name, codec", [("a.avi", "MJPG"), ("a.mp4", "mp4v")])
 def test_video_files_can_be_read_twice(tmp_path, name, codec):
     path = write_video(tmp_path / name, 8, codec, fps=12.5)
-    with Video(path) as video:
+    with Video(tmp_path / name) as video:
         assert (len(video), video.fps, video.is_live) == (8, 12.5, False)
         next(iter(video))  # an iteration may be left early
         for _ in range(2):
