@@ -52,7 +52,7 @@ def test_every_form_gives_the_same_pixels(tmp_path, input_format):
 @pytest.mark.parametrize(
     "image, described",
     [
-        (None, "a NoneType;"),
+        (None, "a NoneType, which OpenCV's imread gives"),
         (b"\xff\xd8", "a bytes;"),
         (BGR.tolist(), "a list;"),
         (BGR / 255, "a ndarray of float64 with the shape (7, 9, 3)"),

@@ -50,6 +50,8 @@ def to_bgr(image: AnyImage, input_format: str) -> np.ndarray:
     )
     if not is_right:
         kind = type(image).__name__
+        if image is None:
+            kind += ", which OpenCV's imread gives for a file that it cannot read"
         if hasattr(image, "dtype"):
             kind += f" of {image.dtype} with the shape {tuple(image.shape)}"
         raise ValueError(
