@@ -73,12 +73,12 @@ class Predictor:
         cfg.defrost()
         cfg.MODEL.YOLACT.SCORE_THRESH_TEST = float(confidence_threshold)
         self.metadata = class_metadata(cfg)
-        self._classes: torch.Tensor | None = None
         self._top_k = top_k
+        self._classes: torch.Tensor | None = None
         if classes is not None:
             numbers = find_classes(classes, self.metadata, cfg.MODEL.YOLACT.NUM_CLASSES)
-            self._classes = torch.tensor(numbers)
-        elif top_k > 0:
+            self._classes, top_k = torch.tensor(numbers), max(top_k, cfg.TEST.DETECTIONS_PER_IMAGE)
+        if top_k > 0:
             cfg.TEST.DETECTIONS_PER_IMAGE = top_k
         self.input_format = cfg.INPUT.FORMAT
         self.model = build_model(cfg).eval()

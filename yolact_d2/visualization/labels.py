@@ -26,7 +26,7 @@ def drawable_names(names: tuple[str, ...]) -> tuple[str, ...]:
     missing = wanted - _characters(default)
     if missing:
         found = {path: _characters(path) & missing for path in font_manager.findSystemFonts()}
-        for path in sorted(found, key=lambda path: (-len(found[path]), path)):
+        for path in sorted(found, key=lambda p: (-len(found[p]), "Regular" not in p, p)):
             if found[path] & missing:
                 font_manager.fontManager.addfont(path)
                 FONTS.append(FT2Font(path).family_name)
