@@ -19,6 +19,7 @@ from yolact_d2.inference import (
     WindowClosed,
     Writer,
     coco_results,
+    drawing_threshold,
     find_images,
     get_draw_function,
     open_output,
@@ -48,7 +49,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", help="file or folder; default: show the drawings in a window")
     parser.add_argument("--results-json", metavar="FILE", help="write results in COCO's format")
-    parser.add_argument("--confidence-threshold", type=float, default=0.5)
+    parser.add_argument(
+        "--polygons", action="store_true", help="write masks as polygons to --results-json, not RLE"
+    )
+    parser.add_argument(
+        "--confidence-threshold", type=float,
+        help="default: 0.5, or the config's MODEL.YOLACT.SCORE_THRESH_TEST if that is above 0",
+    )  # fmt: skip
+    parser.add_argument(
+        "--classes", nargs="+", metavar="NAME",
+        help="show and write these classes only; numbers from 0 if the model has no class names",
+    )  # fmt: skip
     parser.add_argument("--top-k", type=int, default=0, help="keep the best K objects of an image")
     parser.add_argument("--batch-size", type=int, help="default: 4; for a camera 1")
     parser.add_argument(
@@ -70,6 +81,7 @@ def run(
     *,
     batch_size: int,
     keep_results: bool,
+    polygons: bool,
 ) -> tuple[int, list[dict[str, Any]]]:
     """Process all frames with a progress bar; returns their number and the COCO results."""
     draw = None if output is None else get_draw_function(predictor, source)
@@ -82,7 +94,7 @@ def run(
                 if write is not None:
                     write(frame, drawing)
                 if keep_results:
-                    results += coco_results(frame, instances, predictor.metadata)
+                    results += coco_results(frame, instances, predictor.metadata, polygons)
                 progress.update()
         except WindowClosed:
             pass
@@ -101,12 +113,19 @@ def main() -> int:
         batch_size = (1 if source.is_live else 4) if args.batch_size is None else args.batch_size
         if batch_size < 1:
             raise ValueError(f"--batch-size is {batch_size}, less than 1")
+        if args.polygons and args.results_json is None:
+            raise ValueError("--polygons needs --results-json")
         output = None
         if args.output is not None or args.results_json is None:  # results need no window
             output = open_output(source, args.output)
         if args.results_json is not None:
             check_writable(args.results_json)
-        predictor = Predictor(cfg, confidence_threshold=args.confidence_threshold, top_k=args.top_k)
+        predictor = Predictor(
+            cfg,
+            confidence_threshold=drawing_threshold(cfg, args.confidence_threshold, default=0.5),
+            top_k=args.top_k,
+            classes=args.classes,
+        )
     except (OSError, ValueError) as error:
         parser.error(str(error))
 
@@ -117,6 +136,7 @@ def main() -> int:
             num_frames, results = run(
                 predictor, source, output,
                 batch_size=batch_size, keep_results=args.results_json is not None,
+                polygons=args.polygons,
             )  # fmt: skip
         if args.results_json is not None:
             with atomic_write(args.results_json) as partial, open(partial, "w") as file:

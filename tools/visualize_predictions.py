@@ -13,6 +13,8 @@ from detectron2.utils.visualizer import Visualizer
 from yolact_d2 import Predictor, load_config
 from yolact_d2.data import UnreadableImage, check_datasets, read_image
 from yolact_d2.files import check_writable, save_image
+from yolact_d2.inference import drawing_threshold
+from yolact_d2.visualization.labels import get_image, with_drawable_names
 from yolact_d2.visualization.sheet import sheet
 
 
@@ -22,8 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, help="folder for the drawings")
     parser.add_argument("--num-images", type=int, default=20)
     parser.add_argument("--sheet", metavar="FILE", help="PNG file for all drawings in one")
-    parser.add_argument("--confidence-threshold", type=float, default=0.5)
-    parser.add_argument("--scale", type=float, default=2.0, help="size of the drawings")
+    parser.add_argument("--confidence-threshold", type=float, help="default: 0.5, or the config's")
+    parser.add_argument("--scale", type=float, default=2.0, help="size of the drawings, up to 10")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ...")
     return parser
 
@@ -33,17 +35,20 @@ def main() -> int:
     args = parser.parse_args()
     if args.num_images < 1:
         parser.error("--num-images must be 1 or more")
+    if not 0 < args.scale <= 10:
+        parser.error(f"--scale is {args.scale:g}, not above 0 and at most 10")
     try:
         cfg = load_config(args.config_file, args.opts)
         check_datasets(cfg, "DATASETS.TEST")
         os.makedirs(args.output, exist_ok=True)
         if args.sheet:
             check_writable(args.sheet)
-        predictor = Predictor(cfg, confidence_threshold=args.confidence_threshold)
+        threshold = drawing_threshold(cfg, args.confidence_threshold, default=0.5)
+        predictor = Predictor(cfg, confidence_threshold=threshold)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     name = cfg.DATASETS.TEST[0]
-    metadata = MetadataCatalog.get(name)
+    metadata = with_drawable_names(MetadataCatalog.get(name))
 
     drawings = []
     for record in DatasetCatalog.get(name)[: args.num_images]:
@@ -55,7 +60,7 @@ def main() -> int:
         truth = Visualizer(rgb, metadata, args.scale).draw_dataset_dict(record)
         prediction = Visualizer(rgb, metadata, args.scale)
         prediction = prediction.draw_instance_predictions(predictor(image))
-        drawings.append(np.concatenate([truth.get_image(), prediction.get_image()], axis=1))
+        drawings.append(np.concatenate([get_image(truth), get_image(prediction)], axis=1))
         stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
         save_image(drawings[-1], os.path.join(args.output, f"{stem}.png"))
     if args.sheet and drawings:

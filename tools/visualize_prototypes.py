@@ -12,6 +12,8 @@ import sys
 
 from yolact_d2 import Predictor, load_config
 from yolact_d2.data import read_image
+from yolact_d2.inference import drawing_threshold
+from yolact_d2.visualization.labels import with_drawable_names
 from yolact_d2.visualization.prototype_figures import (
     detection_figure,
     prototype_sheet,
@@ -25,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--input", required=True, help="the image")
     parser.add_argument("--output", required=True, help="folder for the PNG files")
-    parser.add_argument("--confidence-threshold", type=float, default=0.3)
+    parser.add_argument("--confidence-threshold", type=float, help="default: 0.3, or the config's")
     parser.add_argument("--top-k", type=int, default=3, help="draw the best K detections")
     parser.add_argument(
         "--detections", type=int, nargs="+", help="draw these detections instead; 0 is the best"
@@ -41,17 +43,18 @@ def build_predictor(args: argparse.Namespace) -> Predictor:
     cfg = load_config(args.config_file, args.opts)
     if not cfg.MODEL.WEIGHTS:
         raise ValueError("MODEL.WEIGHTS is empty: name a trained model, --opts MODEL.WEIGHTS FILE")
-    return Predictor(cfg, confidence_threshold=args.confidence_threshold)
+    threshold = drawing_threshold(cfg, args.confidence_threshold, default=0.3)
+    return Predictor(cfg, confidence_threshold=threshold)
 
 
-def choose_detections(args: argparse.Namespace, num_detections: int) -> list[int]:
+def choose_detections(args: argparse.Namespace, num_detections: int, threshold: float) -> list[int]:
     if args.detections is None:
         return list(range(min(args.top_k, num_detections)))
     missing = [i for i in args.detections if not 0 <= i < num_detections]
     if missing:
         raise ValueError(
             f"--detections: there is no {missing}; the image has {num_detections} detections with "
-            f"a score of {args.confidence_threshold} or more, counted from 0"
+            f"a score of {threshold} or more, counted from 0"
         )
     return args.detections
 
@@ -67,12 +70,13 @@ def main() -> int:
         predictor = build_predictor(args)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    names = predictor.metadata.get("thing_classes")
+    names = with_drawable_names(predictor.metadata).get("thing_classes")
+    threshold = predictor.model.test_score_thresh
     parts = record_mask_parts(predictor, image)
     rgb = image[:, :, ::-1]
     stem = os.path.join(args.output, os.path.splitext(os.path.basename(args.input))[0])
     try:
-        chosen = choose_detections(args, len(parts.instances))
+        chosen = choose_detections(args, len(parts.instances), threshold)
         save_figure(prototype_sheet(rgb, parts.prototypes), f"{stem}_prototypes.png")
         for i in chosen:
             index = int(parts.instances.pred_classes[i])
@@ -83,7 +87,7 @@ def main() -> int:
         parser.error(str(error))
     print(
         f"{args.output}: the prototypes and {len(chosen)} of {len(parts.instances)} detections "
-        f"with a score of {args.confidence_threshold} or more"
+        f"with a score of {threshold} or more"
     )
     return 0
 

@@ -39,7 +39,8 @@ def add_yolact_config(cfg: CN) -> None:
     cfg.INPUT.AUG.EXPAND = True
     # Largest side of the canvas of EXPAND, as a multiple of the image's.
     cfg.INPUT.AUG.EXPAND_MAX_RATIO = 4.0
-    # Colour of the canvas, in the order of INPUT.FORMAT: ImageNet's mean.
+    # Colour of the canvas, in the order of INPUT.FORMAT: ImageNet's mean. For "L" one value, or
+    # RGB, which is turned to grey.
     cfg.INPUT.AUG.EXPAND_COLOR = [123.68, 116.78, 103.94]
     cfg.INPUT.AUG.CROP = True
     # Smallest side of the patch of CROP, as a fraction of the image's.
@@ -123,7 +124,8 @@ def add_yolact_config(cfg: CN) -> None:
     # Best boxes per class that enter Fast NMS.
     cfg.MODEL.YOLACT.TOPK_CANDIDATES_TEST = 200
     # Drop detections with a lower score from the result; the others stay as they are. The option
-    # --confidence-threshold of the programs sets it.
+    # --confidence-threshold of the programs sets it; without the option, programs that draw use 0.5
+    # or 0.3 if this is 0.
     cfg.MODEL.YOLACT.SCORE_THRESH_TEST = 0.0
 
 

@@ -312,11 +312,26 @@ def test_values_come_from_the_config():
 
 @pytest.mark.parametrize(
     "key, value",
-    [("INPUT.FORMAT", "L"), ("INPUT.RANDOM_FLIP", "both"), ("INPUT.AUG.EXPAND_MAX_RATIO", 0.5)],
+    [("INPUT.FORMAT", "HSV"), ("INPUT.RANDOM_FLIP", "both"), ("INPUT.AUG.EXPAND_MAX_RATIO", 0.5)],
 )
 def test_invalid_values_are_named(key, value):
     with pytest.raises(ValueError, match=f"{key} is {value!r}"):
         build_augmentation(_cfg(key, value))
+
+
+def test_grey_images_have_brightness_contrast_and_a_grey_canvas():
+    image = _random_image(4, 5)[:, :, :1]
+    changed = adjust_colors(image, "L", brightness=20, contrast=0.5, saturation=1.5, hue=9)
+    np.testing.assert_allclose(changed, (image + 20) * 0.5)
+    for color, grey in (([100.0, 50.0, 200.0], 82.05), ([7.0], 7.0)):
+        expand = build_augmentation(_cfg("INPUT.FORMAT", "L", "INPUT.AUG.EXPAND_COLOR", color))[1]
+        np.random.seed(1)
+        transforms = [expand.get_transform(image) for _ in range(20)]
+        padded = next(x for x in (t.apply_image(image) for t in transforms) if x.size > image.size)
+        assert padded.shape[2] == 1 and np.isclose(padded, grey).sum() >= padded.size - image.size
+    for image_format, color in (("L", [1.0, 2.0]), ("RGB", [1.0])):
+        with pytest.raises(ValueError, match="INPUT.AUG.EXPAND_COLOR is"):
+            build_augmentation(_cfg("INPUT.FORMAT", image_format, "INPUT.AUG.EXPAND_COLOR", color))
 
 
 def _bilinear_weights(size, new_size):

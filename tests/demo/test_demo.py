@@ -95,6 +95,24 @@ def test_results_need_neither_output_nor_display(tmp_path, model, video, run):
     assert os.listdir(tmp_path) == ["results.json"]
 
 
+def test_results_of_chosen_classes_as_polygons(tmp_path, model, video, run):
+    path = tmp_path / "results.json"
+    args = ["--video-input", video, "--results-json", path, "--confidence-threshold", 0]
+    assert run(*args, "--classes", "star", "circle", "--polygons", *model).returncode == 0
+    results = json.loads(path.read_text())
+    assert {result["category_name"] for result in results} == {"star", "circle"}
+    polygons = [polygon for result in results for polygon in result["segmentation"]]
+    assert polygons and all(len(polygon) >= 8 for polygon in polygons)
+
+
+def test_threshold_of_the_config_holds_without_the_option(tmp_path, model, video, run):
+    path = tmp_path / "results.json"
+    args = ["--video-input", video, "--results-json", path, *model]
+    for threshold, has_results in ((0.0, False), (1e-3, True)):  # 0.5 where the config has none
+        run(*args, "MODEL.YOLACT.SCORE_THRESH_TEST", threshold)
+        assert bool(json.loads(path.read_text())) == has_results
+
+
 class Camera:
     """Stands in for OpenCV's capture of a camera. Ctrl-C is pressed before the sixth frame."""
 
@@ -210,6 +228,11 @@ GOOD = "--input {0}/good.png --output {0}/out"
         (f"{GOOD} --opts MODEL.WEIGHTS", "odd length"),
         (f"{GOOD} --opts MODEL.WEIGHTS {{0}}/a.pth", "there is no file '{0}/a.pth'"),
         (f"{GOOD} --batch-size 0", "--batch-size is 0"),
+        (f"{GOOD} --polygons", "--polygons needs --results-json"),
+        (
+            f"{GOOD} --classes star dog",
+            "no class 'dog': the model's classes are circle, rectangle, triangle, star",
+        ),
         (f"{GOOD} --results-json {{0}}", "cannot write '{0}': it is a folder"),
     ],
 )

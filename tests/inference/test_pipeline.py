@@ -1,6 +1,7 @@
 """Stages that run ahead in threads, and whole runs with a stand-in for the model."""
 
 import itertools
+import json
 import threading
 import time
 
@@ -15,6 +16,7 @@ from videos import HEIGHT, WIDTH, write_video
 
 from yolact_d2.inference import Video, coco_results, get_draw_function, predict_and_draw
 from yolact_d2.inference.pipeline import prefetch
+from yolact_d2.inference.results import mask_to_polygons
 from yolact_d2.inference.sources import Frame
 
 
@@ -129,6 +131,42 @@ def test_results_of_a_video_in_coco_format(tmp_path):
         assert result["score"] == pytest.approx(0.9)
         mask = mask_util.decode(result["segmentation"])
         assert mask.shape == (HEIGHT, WIDTH) and mask.sum() == mask[10:30, i : i + 20].sum() == 400
+
+
+def round_trip(polygons, mask):
+    """The mask that pycocotools makes of polygons."""
+    rles = mask_util.frPyObjects(polygons, *mask.shape)
+    return mask_util.decode(mask_util.merge(rles)).astype(bool)
+
+
+def test_polygons_keep_every_pixel_holes_included():
+    y, x = np.mgrid[:60, :80]
+    radius = np.hypot(y - 25, x - 40)
+    two_holes = (radius < 20) & (np.hypot(y - 25, x - 32) > 4) & (np.hypot(y - 20, x - 48) > 5)
+    rng = np.random.default_rng(0)
+    masks = [radius < 20, (radius < 20) & (radius > 9), radius < 1, radius < 99, two_holes]
+    masks += [rng.random((12, 17)) < i / 9 for i in range(1, 9)]
+    for mask in masks:
+        polygons = mask_to_polygons(mask)
+        assert all(len(polygon) >= 8 for polygon in polygons)
+        assert np.array_equal(round_trip(polygons, mask), mask)
+    assert [len(mask_to_polygons(mask)) for mask in masks[:5]] == [1, 2, 1, 1, 3]
+    square = np.pad(np.ones((3, 2), bool), 4)
+    assert sorted(zip(*[iter(mask_to_polygons(square)[0])] * 2)) == [(4, 4), (4, 7), (6, 4), (6, 7)]
+    assert mask_to_polygons(np.zeros((3, 3), bool)) == []
+
+
+def test_results_with_polygons_have_no_objects_without_pixels(tmp_path):
+    instances = Instances.cat([square(5), square(9)])
+    instances.pred_masks[0] = False
+    frame = Frame(3, "a.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    (result,) = coco_results(frame, instances, METADATA, polygons=True)
+    assert result["bbox"] == [9, 10, 20, 20]
+    mask = round_trip(result["segmentation"], instances.pred_masks[1])
+    assert np.array_equal(mask, instances.pred_masks[1])
+    json.dumps(result)
+    assert coco_results(frame, instances[:1], METADATA, polygons=True) == []
+    assert len(coco_results(frame, instances, METADATA)) == 2
 
 
 def test_objects_keep_their_colour_in_a_video(tmp_path):

@@ -1,13 +1,16 @@
 """Predictor: its predictions, class names and errors."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.data.catalog import Metadata
 from detectron2.engine import DefaultPredictor
 
 from yolact_d2 import Predictor
-from yolact_d2.inference.classes import class_metadata
+from yolact_d2.inference import drawing_threshold
+from yolact_d2.inference.classes import class_metadata, find_classes
 
 
 @pytest.fixture
@@ -74,10 +77,60 @@ def test_drawing_is_a_copy_of_the_size_of_the_image(cfg, images):
     assert (predictor.draw(image, predictor(image)[:0]) == image).all()
 
 
-def test_image_of_wrong_shape_is_an_error(cfg):
-    for shape in ((4, 4), (4, 4, 4)):
-        with pytest.raises(ValueError, match=r"\(H, W, 3\), got \(4, 4"):
-            Predictor(cfg)(np.zeros(shape, np.uint8))
+def test_paths_are_taken_and_single_images_are_no_batch(cfg, images, tmp_path):
+    predictor, image = Predictor(cfg, top_k=3), images[0]
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    expected = predictor(image)
+    assert is_equal(predictor(tmp_path / "a.png"), expected)
+    assert is_equal(predictor.predict([image, str(tmp_path / "a.png")])[1], expected)
+    np.random.seed(0)  # for the colours
+    drawing = predictor.draw(image, expected)
+    np.random.seed(0)
+    assert np.array_equal(predictor.draw(tmp_path / "a.png", expected), drawing)
+    assert predictor.predict([]) == []
+    for batch in (image, image[:, :, 0], str(tmp_path / "a.png"), tmp_path / "a.png", None):
+        with pytest.raises(ValueError, match="predict takes a list of images, not a"):
+            predictor.predict(batch)
+    with pytest.raises(ValueError, match="float64"):
+        predictor(image / 255)
+
+
+def test_threshold_of_the_config_is_the_default(cfg, images):
+    scores = Predictor(cfg)(images[0]).scores
+    assert len(scores) == 100
+    threshold = cfg.MODEL.YOLACT.SCORE_THRESH_TEST = float(scores[9])
+    expected = scores[scores >= threshold]
+    assert torch.equal(Predictor(cfg)(images[0]).scores, expected)
+    # The programs' own default counts only where the config has none.
+    assert drawing_threshold(cfg, None, default=0.5) == threshold
+    assert drawing_threshold(cfg, 0.0, default=0.5) == 0.0
+    cfg.MODEL.YOLACT.SCORE_THRESH_TEST = 0.0
+    assert drawing_threshold(cfg, None, default=0.5) == 0.5
+
+
+def test_chosen_classes_are_kept(cfg, images):
+    instances = Predictor(cfg)(images[0])
+    for classes, numbers in ((["star", "circle"], [0, 3]), ("star", [3]), ([3], [3])):
+        expected = instances[np.isin(instances.pred_classes, numbers)]
+        assert 2 < len(expected) < 100
+        assert is_equal(Predictor(cfg, classes=classes)(images[0]), expected)
+        # The best of these classes, not those of them among the best.
+        assert is_equal(Predictor(cfg, classes=classes, top_k=2)(images[0]), expected[:2])
+
+
+def test_classes_by_name_and_number():
+    named = Metadata(thing_classes=["traffic light", "3", "cat", "cat"])
+    assert find_classes(["traffic light", "3"], named, 4) == [0, 1]
+    assert find_classes(["cat", 0], named, 4) == [2, 3, 0]
+    assert find_classes(["3", 2], Metadata(), 4) == [3, 2]
+    for wanted, metadata, message in (
+        ("dog", named, "no class 'dog': the model's classes are traffic light, 3, cat, cat"),
+        ("2", named, "no class '2'"),
+        (4, named, "no class 4"),
+        ("cat", Metadata(), "'cat': the model's class names are unknown, .* are 0, 1, 2, 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            find_classes([wanted], metadata, 4)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +138,7 @@ def test_image_of_wrong_shape_is_an_error(cfg):
     [
         ("MODEL.WEIGHTS", "missing.pth", "MODEL.WEIGHTS: there is no file 'missing.pth'"),
         ("MODEL.YOLACT.NUM_CLASSES", 5, "4 classes.*5 classes"),
-        ("INPUT.FORMAT", "L", "INPUT.FORMAT is 'L'"),
+        ("INPUT.FORMAT", "HSV", "INPUT.FORMAT is 'HSV', not one of: RGB, BGR, L"),
     ],
 )
 def test_wrong_config_is_an_error(cfg, key, value, message):

@@ -3,6 +3,7 @@
 import functools
 import http.server
 import threading
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -38,7 +39,7 @@ def folder(tmp_path):
 def test_images_found_for_files_folders_and_globs(folder, monkeypatch, inputs, expected):
     (folder / "d[1].png").write_text("") if "d[1].png" in inputs else None
     monkeypatch.chdir(folder)
-    assert find_images(inputs) == expected
+    assert find_images(inputs) == find_images(list(map(Path, inputs))) == expected
 
 
 def test_inputs_without_images_are_errors(folder):
@@ -61,7 +62,7 @@ def test_unreadable_images_are_skipped_and_reported(folder):
     (folder / "cut.png").write_bytes(complete[:-40])
     names = ("notes.txt", "b.png", "cut.png", "missing.png", "a.jpg")
     paths = [str(folder / name) for name in names]
-    images = ImageFiles(paths)
+    images = ImageFiles(list(map(Path, paths)))
     for _ in range(2):
         frames = list(images)
         assert [(frame.image_id, frame.name) for frame in frames] == [(1, paths[1]), (4, paths[4])]
@@ -75,7 +76,7 @@ def test_unreadable_images_are_skipped_and_reported(folder):
 @pytest.mark.parametrize("name, codec", [("a.avi", "MJPG"), ("a.mp4", "mp4v")])
 def test_video_files_can_be_read_twice(tmp_path, name, codec):
     path = write_video(tmp_path / name, 8, codec, fps=12.5)
-    with Video(path) as video:
+    with Video(tmp_path / name) as video:
         assert (len(video), video.fps, video.is_live) == (8, 12.5, False)
         next(iter(video))  # an iteration may be left early
         for _ in range(2):

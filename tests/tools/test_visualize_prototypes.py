@@ -65,6 +65,11 @@ def test_bad_input_is_an_error(folder):
     assert_refused(draw(folder, config=folder / "config.yaml"), "NO_SUCH_KEY")
     assert_refused(draw(folder, weights="missing.pth"), folder / "missing.pth")
     assert_refused(draw(folder, out="text.jpg/out"), folder / "text.jpg")
+    sized = run_here(
+        "tools/visualize_predictions.py", "--config-file", CONFIG, "--output", folder / "out",
+        "--scale", 0,
+    )  # fmt: skip
+    assert_refused(sized, "--scale is 0, not above 0")
     absent = draw(folder, "--detections", "0", "100")
     assert_refused(absent, "there is no [100]; the image has 100")
     assert not os.path.exists(folder / "out") or not os.listdir(folder / "out")

@@ -75,6 +75,12 @@ def test_recorded_parts_make_the_masks_of_the_model(config, image, request):
     assert torch.equal(parts.instances.pred_masks, expected.pred_masks)
     assert torch.equal(paste_masks(masks, parts.boxes, (40, 60)), expected.pred_masks)
     assert len(set(masks.flatten(1).sum(dim=1).tolist())) == len(masks)
+    chosen = Predictor(cfg, classes=[int(expected.pred_classes[-1])])
+    chosen.model = predictor.model
+    some = record_mask_parts(chosen, image)
+    masks = soft_masks(some.prototypes, some.coefficients, some.boxes)
+    assert 0 < len(masks) < 100 and len(set(some.instances.pred_classes.tolist())) == 1
+    assert torch.equal(paste_masks(masks, some.boxes, (40, 60)), some.instances.pred_masks)
     # Boxes that are not clipped: 24 cells are 60 columns and 40 rows.
     boxes, cells = expected.pred_boxes.tensor, parts.boxes
     whole = (cells.amin(dim=1) >= 0) & (cells.amax(dim=1) <= 24)

@@ -22,9 +22,8 @@ def build_augmentation(cfg) -> list[T.Augmentation]:
     if aug.PHOTOMETRIC:
         augmentations.append(RandomPhotometric(cfg.INPUT.FORMAT))
     if aug.EXPAND:
-        augmentations.append(
-            RandomExpand(aug.EXPAND_COLOR, aug.EXPAND_MAX_RATIO, max_side=max_side(cfg))
-        )
+        fill = expand_color(aug.EXPAND_COLOR, cfg.INPUT.FORMAT)
+        augmentations.append(RandomExpand(fill, aug.EXPAND_MAX_RATIO, max_side=max_side(cfg)))
     if aug.CROP:
         augmentations.append(RandomPatch(aug.CROP_MIN_RATIO))
     flip = cfg.INPUT.RANDOM_FLIP
@@ -36,6 +35,18 @@ def build_augmentation(cfg) -> list[T.Augmentation]:
         )
     augmentations.append(T.Resize((cfg.INPUT.IMAGE_SIZE, cfg.INPUT.IMAGE_SIZE)))
     return augmentations
+
+
+def expand_color(color: Sequence[float], image_format: str) -> Sequence[float]:
+    """INPUT.AUG.EXPAND_COLOR, or its grey value for images of INPUT.FORMAT "L"."""
+    if image_format == "L" and len(color) == 3:
+        return [float(np.dot(color, (0.299, 0.587, 0.114)))]  # as Pillow turns RGB to grey
+    if len(color) != (1 if image_format == "L" else 3):
+        raise ValueError(
+            f"INPUT.AUG.EXPAND_COLOR is {list(color)}: the colour of images of INPUT.FORMAT "
+            f"{image_format!r} has {'1 value or 3' if image_format == 'L' else '3 values'}"
+        )
+    return color
 
 
 def max_side(cfg) -> int:
@@ -80,10 +91,10 @@ class RandomPhotometric(T.Augmentation):
 
     def __init__(self, image_format: str):
         super().__init__()
-        if image_format not in ("RGB", "BGR"):
+        if image_format not in ("RGB", "BGR", "L"):
             raise ValueError(
-                f"INPUT.FORMAT is {image_format!r}, but photometric augmentation supports only RGB "
-                "and BGR: set INPUT.AUG.PHOTOMETRIC to False"
+                f"INPUT.FORMAT is {image_format!r}, but photometric augmentation supports only "
+                "RGB, BGR and L: set INPUT.AUG.PHOTOMETRIC to False"
             )
         self._init(locals())
 
@@ -108,14 +119,15 @@ def adjust_colors(
     saturation: float = 1.0,
     hue: float = 0.0,
 ) -> np.ndarray:
-    """Change brightness, then contrast, saturation and hue, without clipping.
+    """Change brightness, then contrast, saturation and hue, without clipping. Grey images have no
+    saturation and no hue.
 
     The authors apply contrast last half of the time. The result is the same, because contrast
     scales the value in HSV and nothing else.
 
     Args:
-        image: (H, W, 3) float32 in 0..255.
-        image_format: "RGB" or "BGR".
+        image: (H, W, C) float32 in 0..255.
+        image_format: "RGB", "BGR" or "L".
         brightness: added to every channel.
         contrast: factor of every channel.
         saturation: factor of the saturation in HSV.
@@ -125,7 +137,7 @@ def adjust_colors(
         a new array like `image`.
     """
     image = (image + np.float32(brightness)) * np.float32(contrast)
-    if saturation == 1.0 and hue == 0.0:
+    if image_format == "L" or (saturation == 1.0 and hue == 0.0):
         return image
     rgb = image_format == "RGB"
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV if rgb else cv2.COLOR_BGR2HSV)

@@ -2,7 +2,7 @@
 
 from .outputs import WindowClosed, Writer, open_output
 from .pipeline import get_draw_function, predict_and_draw
-from .predictor import Predictor
+from .predictor import Predictor, drawing_threshold
 from .results import coco_results
 from .sources import ImageFiles, Video, find_images
 
@@ -13,6 +13,7 @@ __all__ = [
     "WindowClosed",
     "Writer",
     "coco_results",
+    "drawing_threshold",
     "get_draw_function",
     "find_images",
     "open_output",

@@ -1,5 +1,7 @@
 """Names and category ids of a model's classes."""
 
+from collections.abc import Sequence
+
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
@@ -38,6 +40,28 @@ def class_metadata(cfg: CfgNode) -> Metadata:
     if names:
         metadata.thing_classes = names
     return metadata
+
+
+def find_classes(classes: Sequence[str | int], metadata: Metadata, num_classes: int) -> list[int]:
+    """The numbers, from 0, of classes of a model.
+
+    Args:
+        classes: names or numbers. A number may be text if the model's class names are unknown.
+        metadata: see :func:`class_metadata`.
+
+    Raises:
+        ValueError: listing the model's classes, if it has no such class.
+    """
+    names = metadata.get("thing_classes")
+    known = list(map(str, names or range(num_classes)))
+    numbers = []
+    for wanted in [classes] if isinstance(classes, str) else classes:
+        found = [i for i in range(num_classes) if wanted in (known[i], i)]
+        if not found:
+            kind = "classes" if names else "class names are unknown, and its numbers"
+            raise ValueError(f"no class {wanted!r}: the model's {kind} are {', '.join(known)}")
+        numbers += found
+    return numbers
 
 
 def _dataset_classes(cfg: CfgNode) -> tuple[list[str], dict[int, int]]:

@@ -25,7 +25,9 @@ class WindowClosed(Exception):
     """The user closed the window."""
 
 
-def open_output(source: ImageFiles | Video, output: str | None) -> AbstractContextManager[Writer]:
+def open_output(
+    source: ImageFiles | Video, output: str | os.PathLike[str] | None
+) -> AbstractContextManager[Writer]:
     """Open the output for the drawings of a source, and find errors before work starts.
 
     Args:
@@ -40,6 +42,7 @@ def open_output(source: ImageFiles | Video, output: str | None) -> AbstractConte
         if sys.platform.startswith("linux") and not displays:  # Qt would abort the program
             raise ValueError("there is no display to show a window on: name an output")
         return show_in_window(delay=0 if isinstance(source, ImageFiles) else 1)
+    output = os.fspath(output)
     if isinstance(source, ImageFiles):
         outputs = image_outputs(source.paths, output)
         for path in outputs.values():

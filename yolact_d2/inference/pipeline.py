@@ -12,6 +12,7 @@ import numpy as np
 from detectron2.structures import Instances
 from detectron2.utils.video_visualizer import VideoVisualizer
 
+from ..visualization.labels import get_image, with_drawable_names
 from .predictor import Predictor
 from .sources import Frame, ImageFiles, Video
 
@@ -48,11 +49,11 @@ def get_draw_function(predictor: Predictor, source: ImageFiles | Video) -> Draw:
     """A function that draws predictions on frames. In a video, objects keep their colours."""
     if isinstance(source, ImageFiles):
         return predictor.draw
-    visualizer = VideoVisualizer(predictor.metadata)
+    visualizer = VideoVisualizer(with_drawable_names(predictor.metadata))
 
     def draw(image: np.ndarray, instances: Instances) -> np.ndarray:
         drawing = visualizer.draw_instance_predictions(image[:, :, ::-1], instances)
-        return cv2.cvtColor(drawing.get_image(), cv2.COLOR_RGB2BGR)
+        return cv2.cvtColor(get_image(drawing), cv2.COLOR_RGB2BGR)
 
     return draw
 

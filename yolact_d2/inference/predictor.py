@@ -1,5 +1,5 @@
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -10,11 +10,19 @@ from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 
 from ..checkpoint import YOLACTCheckpointer, check_weights_exist
-from .classes import class_metadata
+from ..visualization.labels import get_image, with_drawable_names
+from .classes import class_metadata, find_classes
+from .inputs import INPUT_FORMATS, AnyImage, to_bgr, to_model_input
+
+
+def drawing_threshold(cfg: CfgNode, option: float | None, default: float) -> float:
+    """The least score of the objects that a program draws: its option, else the config's
+    MODEL.YOLACT.SCORE_THRESH_TEST if that is above 0, else the program's default."""
+    return (cfg.MODEL.YOLACT.SCORE_THRESH_TEST or default) if option is None else option
 
 
 class Predictor:
-    """Finds objects in images that are read by OpenCV.
+    """Finds objects in images.
 
     Like Detectron2's `DefaultPredictor`, but it also takes batches, knows the class names that are
     stored in the config, and refuses weights that do not fit the model.
@@ -25,13 +33,22 @@ class Predictor:
         metadata: class names and category ids, see :func:`class_metadata`.
     """
 
-    def __init__(self, cfg: CfgNode, *, confidence_threshold: float = 0.5, top_k: int = 0):
+    def __init__(
+        self,
+        cfg: CfgNode,
+        *,
+        confidence_threshold: float | None = None,
+        top_k: int = 0,
+        classes: Sequence[str | int] | None = None,
+    ):
         """
         Args:
             cfg: a config of this project; the weights are loaded from MODEL.WEIGHTS.
-            confidence_threshold: detections with a lower score are dropped.
+            confidence_threshold: detections with a lower score are dropped; None for
+                MODEL.YOLACT.SCORE_THRESH_TEST.
             top_k: keep this many detections of an image, the best; 0 for
                 TEST.DETECTIONS_PER_IMAGE.
+            classes: keep only detections of these classes, see :func:`find_classes`.
 
         Raises:
             ValueError: naming the key, file or argument that is wrong.
@@ -39,50 +56,75 @@ class Predictor:
         name = cfg.MODEL.META_ARCHITECTURE
         if name != "YOLACT":
             raise ValueError(f"MODEL.META_ARCHITECTURE is {name}, not YOLACT")
+        if confidence_threshold is None:
+            confidence_threshold = cfg.MODEL.YOLACT.SCORE_THRESH_TEST
         if not 0 <= confidence_threshold <= 1:
             raise ValueError(f"the confidence threshold is {confidence_threshold}, not in 0..1")
         if top_k < 0:
             raise ValueError(f"top-k is {top_k}, less than 0")
-        if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
-            raise ValueError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}, not one of: RGB, BGR")
+        if cfg.INPUT.FORMAT not in INPUT_FORMATS:
+            raise ValueError(
+                f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}, not one of: {', '.join(INPUT_FORMATS)}"
+            )
         check_weights_exist(cfg.MODEL.WEIGHTS)
         if not cfg.MODEL.WEIGHTS:
             logging.getLogger(__name__).warning("MODEL.WEIGHTS is empty: the model is untrained.")
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.YOLACT.SCORE_THRESH_TEST = float(confidence_threshold)
+        self.metadata = class_metadata(cfg)
+        self._top_k = top_k
+        self._classes: torch.Tensor | None = None
+        if classes is not None:
+            numbers = find_classes(classes, self.metadata, cfg.MODEL.YOLACT.NUM_CLASSES)
+            self._classes, top_k = torch.tensor(numbers), max(top_k, cfg.TEST.DETECTIONS_PER_IMAGE)
         if top_k > 0:
             cfg.TEST.DETECTIONS_PER_IMAGE = top_k
-        self.metadata = class_metadata(cfg)
         self.input_format = cfg.INPUT.FORMAT
         self.model = build_model(cfg).eval()
         YOLACTCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
 
-    def __call__(self, image: np.ndarray) -> Instances:
+    def __call__(self, image: AnyImage) -> Instances:
         """
         Args:
-            image: (H, W, 3) uint8, BGR.
+            image: see :func:`to_bgr`.
 
         Returns:
             the predictions of :class:`YOLACT` in the resolution of the image, on the CPU.
+
+        Raises:
+            ValueError: naming the file, or the type, shape and dtype, if it is no such image.
         """
         return self.predict([image])[0]
 
     @torch.no_grad()
-    def predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
+    def predict(self, images: Iterable[AnyImage]) -> list[Instances]:
         """Like :meth:`__call__`, for a batch of images, which may differ in size."""
-        outputs = self.model([{"image": self._to_tensor(image)} for image in images])
-        return [output["instances"].to("cpu") for output in outputs]
+        is_single = isinstance(images, str) or getattr(images, "ndim", 4) < 4
+        if is_single or not isinstance(images, Iterable):
+            raise ValueError(
+                f"predict takes a list of images, not a {type(images).__name__}: for one image "
+                "call the predictor itself"
+            )
+        inputs = [{"image": to_model_input(image, self.input_format)} for image in images]
+        outputs = self.model(inputs) if inputs else []
+        found = [output["instances"].to("cpu") for output in outputs]
+        return [instances[self.kept(instances.pred_classes)] for instances in found]
 
-    def draw(self, image: np.ndarray, instances: Instances) -> np.ndarray:
+    def kept(self, classes: torch.Tensor) -> torch.Tensor | slice:
+        """The index of the detections that the arguments `classes` and `top_k` keep.
+
+        Args:
+            classes: (N,) of the detections of an image, the best first.
+        """
+        if self._classes is None:  # the model has kept the best
+            return slice(None)
+        numbers = torch.isin(classes.cpu(), self._classes).nonzero()[:, 0]
+        return numbers[: self._top_k or None]
+
+    def draw(self, image: AnyImage, instances: Instances) -> np.ndarray:
         """A copy of an image, (H, W, 3) uint8, BGR, with its predictions drawn on it."""
-        drawing = Visualizer(image[:, :, ::-1], self.metadata).draw_instance_predictions(instances)
-        return cv2.cvtColor(drawing.get_image(), cv2.COLOR_RGB2BGR)
-
-    def _to_tensor(self, image: np.ndarray) -> torch.Tensor:
-        """(3, H, W) in the channel order of the model."""
-        if image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"an image must have the shape (H, W, 3), got {image.shape}")
-        if self.input_format == "RGB":
-            image = image[:, :, ::-1]
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        rgb = to_bgr(image, self.input_format)[:, :, ::-1]
+        visualizer = Visualizer(rgb, with_drawable_names(self.metadata))
+        drawing = visualizer.draw_instance_predictions(instances)
+        return cv2.cvtColor(get_image(drawing), cv2.COLOR_RGB2BGR)

@@ -27,7 +27,7 @@ class Frame(NamedTuple):
     """(H, W, 3) uint8, BGR."""
 
 
-def find_images(inputs: Sequence[str]) -> list[str]:
+def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
     """The image files that files, folders and globs stand for, without duplicates.
 
     Args:
@@ -38,7 +38,7 @@ def find_images(inputs: Sequence[str]) -> list[str]:
         ValueError: naming the first input without images.
     """
     found = []
-    for entry in inputs:
+    for entry in [os.fspath(given) for given in inputs]:
         images = []
         for path in [entry] if os.path.exists(entry) else sorted(glob.glob(entry, recursive=True)):
             images += _images_in(path) if os.path.isdir(path) else [path]
@@ -73,8 +73,8 @@ class ImageFiles:
 
     is_live = False
 
-    def __init__(self, paths: Sequence[str]):
-        self.paths = list(paths)
+    def __init__(self, paths: Sequence[str | os.PathLike[str]]):
+        self.paths = [os.fspath(path) for path in paths]
         self.failed: list[tuple[str, str]] = []
 
     def __len__(self) -> int:
@@ -105,7 +105,7 @@ class Video:
         failed: (name, reason), if the last iteration ended too early.
     """
 
-    def __init__(self, source: str | int):
+    def __init__(self, source: str | os.PathLike[str] | int):
         """
         Args:
             source: a path, a URL, or the number of a camera.
@@ -113,6 +113,7 @@ class Video:
         Raises:
             ValueError: if no frame can be read.
         """
+        source = os.fspath(source) if isinstance(source, os.PathLike) else source
         self.name = source if isinstance(source, str) else f"camera {source}"
         self.is_camera = isinstance(source, int) or Path(source).is_char_device()
         self.failed: list[tuple[str, str]] = []

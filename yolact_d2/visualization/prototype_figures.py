@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..files import atomic_write
 from ..modeling.masks import inside_boxes
+from .labels import FONTS
 from .prototypes import MaskParts, iou_with_final_mask, partial_sums, strongest_first
 
 _BOX_COLOR = "#ff9f1c"
@@ -70,7 +71,7 @@ def detection_figure(
         image: (H, W, 3) uint8, RGB.
         parts: of this image.
         index: of the detection in `parts`.
-        class_name: of the detection.
+        class_name: of the detection, see :func:`drawable_names`.
         num_steps: number of prototypes that are shown one by one.
 
     Raises:
@@ -129,7 +130,7 @@ def _title(part: SubFigure, text: str) -> None:
 
 def _show(axis: Axes, image: np.ndarray, title: str) -> None:
     axis.imshow(image)
-    axis.set_title(title, fontsize=9)
+    axis.set_title(title, fontsize=9, fontfamily=FONTS)
     axis.set_axis_off()
 
 

@@ -2,12 +2,12 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from ..inference import Predictor
+from ..inference.inputs import AnyImage
 from ..modeling.head import DensePredictions
 from ..modeling.masks import scale_boxes
 
@@ -26,11 +26,11 @@ class MaskParts(NamedTuple):
 
 
 @torch.no_grad()
-def record_mask_parts(predictor: Predictor, image: np.ndarray) -> MaskParts:
+def record_mask_parts(predictor: Predictor, image: AnyImage) -> MaskParts:
     """Predict on an image, and keep what the masks are made of.
 
     Args:
-        image: (H, W, 3) uint8, BGR.
+        image: see :class:`Predictor`.
 
     Returns:
         tensors on the CPU.
@@ -52,9 +52,10 @@ def record_mask_parts(predictor: Predictor, image: np.ndarray) -> MaskParts:
 
     prototypes = outputs["protonet"][0].float()
     predictions = DensePredictions(*(x[0].float() for x in outputs["head"]))
-    boxes, _, _, coefficients = model.detect(Boxes.cat(outputs["anchor_generator"]), predictions)
-    boxes = scale_boxes(boxes, prototypes.shape[1:])
-    return MaskParts(prototypes.cpu(), coefficients.cpu(), boxes.cpu(), instances)
+    detected = model.detect(Boxes.cat(outputs["anchor_generator"]), predictions)
+    boxes, coefficients = scale_boxes(detected[0], prototypes.shape[1:]).cpu(), detected[3].cpu()
+    kept = predictor.kept(detected[2])
+    return MaskParts(prototypes.cpu(), coefficients[kept], boxes[kept], instances)
 
 
 def strongest_first(prototypes: Tensor, coefficients: Tensor, inside: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from detectron2.utils.visualizer import Visualizer
 
 from ..data.coco_json import class_numbers, to_dataset_dicts
 from ..data.dataset_mapper import YOLACTDatasetMapper
+from .labels import drawable_names, get_image
 
 Record = dict[str, Any]
 
@@ -39,7 +40,7 @@ def augmented_samples(
     picked = [images[int(i * every)] for i in range(min(num_samples, len(images)))]
     ids = {image["id"] for image in picked}
     coco = {"images": picked, "annotations": [a for a in annotations if a["image_id"] in ids]}
-    names = [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
+    names = drawable_names(tuple(c["name"] for c in sorted(categories, key=lambda c: c["id"])))
     mapper = YOLACTDatasetMapper(cfg)
     for record in to_dataset_dicts(coco, image_root, class_numbers(categories)):
         drawing = _draw(mapper(record), names, cfg.INPUT.FORMAT)
@@ -56,4 +57,4 @@ def _draw(sample: Record, names: Sequence[str], image_format: str) -> np.ndarray
     drawing = Visualizer(image).overlay_instances(
         boxes=objects.gt_boxes, labels=labels, masks=objects.gt_masks.tensor.numpy()
     )
-    return drawing.get_image()
+    return get_image(drawing)

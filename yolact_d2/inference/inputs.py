@@ -1,0 +1,88 @@
+"""Images in the forms that users have them."""
+
+import os
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from detectron2.data.detection_utils import convert_PIL_to_numpy
+from PIL import Image, ImageOps
+
+from ..data.images import _GREY_16, _check_format, _orientation, read_image
+
+INPUT_FORMATS = ("RGB", "BGR", "L")
+AnyImage: TypeAlias = str | os.PathLike | Image.Image | np.ndarray | torch.Tensor
+
+
+def to_bgr(image: AnyImage, input_format: str) -> np.ndarray:
+    """An image as OpenCV reads it.
+
+    Args:
+        image: one of
+
+            * a path or a PIL image, of any mode and orientation, see :func:`read_image`
+            * a uint8 array: (H, W, 3), BGR; (H, W) or (H, W, 1), grey
+            * a uint8 tensor, as the model takes it: (3, H, W), in the order of `input_format`;
+              (H, W) or (1, H, W), grey
+        input_format: INPUT.FORMAT of the model: "RGB", "BGR" or "L", for which colours are RGB.
+
+    Returns:
+        (H, W, 3) uint8, BGR.
+
+    Raises:
+        ValueError: naming the file, or the type, shape and dtype, if the image is anything else.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return read_image(os.fspath(image), format="BGR")
+    if isinstance(image, Image.Image):
+        return _pil_to_bgr(image)
+    array: Any = image
+    if isinstance(image, torch.Tensor) and image.dtype == torch.uint8:
+        array = image.cpu().numpy()
+        if array.ndim == 3:
+            array = array.transpose(1, 2, 0)
+            array = array if input_format == "BGR" else array[:, :, ::-1]
+    is_right = (
+        isinstance(array, np.ndarray)
+        and array.dtype == np.uint8
+        and array.size > 0
+        and (array.ndim == 2 or array.ndim == 3 and array.shape[2] in (1, 3))
+    )
+    if not is_right:
+        kind = type(image).__name__
+        if image is None:
+            kind += ", which OpenCV's imread gives for a file that it cannot read"
+        if hasattr(image, "dtype"):
+            kind += f" of {image.dtype} with the shape {tuple(image.shape)}"
+        raise ValueError(
+            f"an image cannot be a {kind}; it is a path, a PIL image, an array of uint8 (0 to 255) "
+            "with the shape (H, W, 3) in BGR order or (H, W) in grey, or a tensor of uint8 with "
+            f"the shape (3, H, W) in {'BGR' if input_format == 'BGR' else 'RGB'} order or (H, W)"
+        )
+    array = array.reshape(*array.shape[:2], -1)
+    return array if array.shape[2] == 3 else np.repeat(array, 3, axis=2)
+
+
+def to_model_input(image: AnyImage, input_format: str) -> torch.Tensor:
+    """(3, H, W) uint8 in the order of `input_format`, or (1, H, W) for "L"; see :func:`to_bgr`."""
+    array = to_bgr(image, input_format)
+    if input_format != "BGR":
+        array = array[:, :, ::-1]
+    if input_format == "L":
+        array = convert_PIL_to_numpy(Image.fromarray(np.ascontiguousarray(array)), "L")
+    return torch.from_numpy(np.array(array.transpose(2, 0, 1), order="C"))
+
+
+def _pil_to_bgr(image: Image.Image) -> np.ndarray:
+    """As :func:`read_image` reads the file of such an image."""
+    try:
+        _check_format(image)
+        upright = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+        if upright.mode in _GREY_16:
+            values = np.asarray(upright)
+            if values.min() < 0 or values.max() >= 2**16:
+                raise ValueError(f"its values are {values.min()} to {values.max()}")
+            upright = Image.fromarray((values >> 8).astype(np.uint8))
+        return convert_PIL_to_numpy(upright, "BGR")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"a PIL image of mode {image.mode} cannot be used: {error}") from error
