@@ -138,6 +138,8 @@ def test_classes_by_name_and_number():
     [
         ("MODEL.WEIGHTS", "missing.pth", "MODEL.WEIGHTS: there is no file 'missing.pth'"),
         ("MODEL.YOLACT.NUM_CLASSES", 5, "4 classes.*5 classes"),
+        ("MODEL.PIXEL_MEAN", [1.0], "PIXEL_MEAN has 1 values and MODEL.PIXEL_STD 3"),
+        ("MODEL.PIXEL_STD", [1.0] * 4, "MODEL.PIXEL_STD 4; for INPUT.FORMAT 'RGB' both have 3"),
         ("INPUT.FORMAT", "HSV", "INPUT.FORMAT is 'HSV', not one of: RGB, BGR, L"),
     ],
 )

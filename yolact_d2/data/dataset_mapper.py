@@ -155,7 +155,8 @@ class ImageMapper:
 
 def _as_tensor(image: np.ndarray) -> torch.Tensor:
     """(H, W, C) -> (C, H, W)"""
-    return torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    # Arrays of Pillow are read-only.
+    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
 
 
 @contextlib.contextmanager

@@ -38,16 +38,25 @@ def read_image(path: str, format: str) -> np.ndarray:
             Pillow accepts (179 million), or has values that are not integers of up to 16 bits.
     """
     with _raise_unreadable(path), PathManager.open(path, "rb") as file, Image.open(file) as image:
-        _check_format(image)
-        upright = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
-        if upright.mode in _GREY_16:
-            values = np.asarray(upright)
-            if values.min() < 0 or values.max() >= 2**16:
-                raise ValueError(
-                    f"its values are {values.min()} to {values.max()}; save it with 8 or 16 bits"
-                )
-            upright = Image.fromarray((values >> 8).astype(np.uint8))
-        return utils.convert_PIL_to_numpy(upright, format)
+        return to_array(image, format)
+
+
+def to_array(image: Image.Image, format: str) -> np.ndarray:
+    """A PIL image as :func:`read_image` gives it.
+
+    Raises:
+        OSError, ValueError: if it is damaged, or has values that are not integers of up to 16 bits.
+    """
+    _check_format(image)
+    upright = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+    if upright.mode in _GREY_16:
+        values = np.asarray(upright)
+        if values.min() < 0 or values.max() >= 2**16:
+            raise ValueError(
+                f"its values are {values.min()} to {values.max()}; save it with 8 or 16 bits"
+            )
+        upright = Image.fromarray((values >> 8).astype(np.uint8))
+    return utils.convert_PIL_to_numpy(upright, format)
 
 
 def displayed_size(path: str) -> tuple[int, int]:

@@ -6,9 +6,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from detectron2.data.detection_utils import convert_PIL_to_numpy
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ..data.images import _GREY_16, _check_format, _orientation, read_image
+from ..data.images import read_image, to_array
 
 INPUT_FORMATS = ("RGB", "BGR", "L")
 AnyImage: TypeAlias = str | os.PathLike | Image.Image | np.ndarray | torch.Tensor
@@ -35,7 +35,10 @@ def to_bgr(image: AnyImage, input_format: str) -> np.ndarray:
     if isinstance(image, (str, os.PathLike)):
         return read_image(os.fspath(image), format="BGR")
     if isinstance(image, Image.Image):
-        return _pil_to_bgr(image)
+        try:
+            return to_array(image, "BGR")
+        except (OSError, ValueError) as error:
+            raise ValueError(f"a PIL image of mode {image.mode} cannot be used: {error}") from error
     array: Any = image
     if isinstance(image, torch.Tensor) and image.dtype == torch.uint8:
         array = image.cpu().numpy()
@@ -71,18 +74,3 @@ def to_model_input(image: AnyImage, input_format: str) -> torch.Tensor:
     if input_format == "L":
         array = convert_PIL_to_numpy(Image.fromarray(np.ascontiguousarray(array)), "L")
     return torch.from_numpy(np.array(array.transpose(2, 0, 1), order="C"))
-
-
-def _pil_to_bgr(image: Image.Image) -> np.ndarray:
-    """As :func:`read_image` reads the file of such an image."""
-    try:
-        _check_format(image)
-        upright = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
-        if upright.mode in _GREY_16:
-            values = np.asarray(upright)
-            if values.min() < 0 or values.max() >= 2**16:
-                raise ValueError(f"its values are {values.min()} to {values.max()}")
-            upright = Image.fromarray((values >> 8).astype(np.uint8))
-        return convert_PIL_to_numpy(upright, "BGR")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"a PIL image of mode {image.mode} cannot be used: {error}") from error

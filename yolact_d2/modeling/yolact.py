@@ -124,6 +124,13 @@ class YOLACT(DenseDetector):
             )
         if cfg.MODEL.YOLACT.PROTONET.NUM_PROTOTYPES < 1:
             raise ValueError("MODEL.YOLACT.PROTONET.NUM_PROTOTYPES must be 1 or more")
+        mean, std = len(cfg.MODEL.PIXEL_MEAN), len(cfg.MODEL.PIXEL_STD)
+        is_grey = cfg.INPUT.FORMAT == "L"
+        if mean != std or mean not in ((1, 3) if is_grey else (3,)):
+            raise ValueError(
+                f"MODEL.PIXEL_MEAN has {mean} values and MODEL.PIXEL_STD {std}; for INPUT.FORMAT "
+                f"{cfg.INPUT.FORMAT!r} both have {'1 or 3' if is_grey else '3'}"
+            )
         backbone = build_backbone(cfg)
         in_features = cfg.MODEL.YOLACT.IN_FEATURES
         shapes = backbone.output_shape()

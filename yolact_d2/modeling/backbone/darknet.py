@@ -47,6 +47,7 @@ class DarkNet(Backbone):
         stage_blocks: Sequence[int] = (1, 2, 8, 8, 4),
         norm: str = "BN",
         out_features: Sequence[str] = ("dark3", "dark4", "dark5"),
+        in_channels: int = 3,
     ):
         """
         Args:
@@ -54,6 +55,7 @@ class DarkNet(Backbone):
             stage_blocks: number of residual blocks of each stage.
             norm: of all convolutions, a name or function for :func:`get_norm`.
             out_features: names of the stages to return.
+            in_channels: of the images.
         """
         super().__init__()
         self.stage_names = [f"dark{i}" for i in range(1, len(stage_blocks) + 1)]
@@ -66,7 +68,7 @@ class DarkNet(Backbone):
         self._out_feature_strides: dict[str, int] = {}
 
         channels = 32
-        self.stem = _conv_norm_leaky(3, channels, norm, kernel_size=3, padding=1)
+        self.stem = _conv_norm_leaky(in_channels, channels, norm, kernel_size=3, padding=1)
         for i, (name, width, blocks) in enumerate(
             zip(self.stage_names, stage_widths, stage_blocks), start=1
         ):
@@ -83,7 +85,7 @@ class DarkNet(Backbone):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """
         Args:
-            x: (N, 3, H, W) images, RGB in 0..1.
+            x: (N, in_channels, H, W) images in 0..1.
 
         Returns:
             the stages in `out_features`, each (N, width, ceil(H / stride), ceil(W / stride)).
@@ -100,4 +102,8 @@ class DarkNet(Backbone):
 @BACKBONE_REGISTRY.register()
 def build_darknet53_backbone(cfg, input_shape: ShapeSpec) -> DarkNet:
     """DarkNet-53 without a feature pyramid (keys MODEL.DARKNET)."""
-    return DarkNet(norm=cfg.MODEL.DARKNET.NORM, out_features=cfg.MODEL.DARKNET.OUT_FEATURES)
+    return DarkNet(
+        norm=cfg.MODEL.DARKNET.NORM,
+        out_features=cfg.MODEL.DARKNET.OUT_FEATURES,
+        in_channels=input_shape.channels,
+    )
