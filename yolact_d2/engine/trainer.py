@@ -94,13 +94,13 @@ class Trainer(DefaultTrainer):
         super().load_state_dict(state_dict)
         self.start_iter = self.iter + 1
 
-    def train(self) -> Any:
+    def run_step(self) -> None:
         """
         Raises:
             FloatingPointError: see :class:`SkipNonFiniteTrainer`, naming the last checkpoint.
         """
         try:
-            return super().train()
+            super().run_step()
         except FloatingPointError as error:
             last = self.checkpointer.get_checkpoint_file() or "none"
             raise FloatingPointError(f"{error}. The last checkpoint: {last}") from error
