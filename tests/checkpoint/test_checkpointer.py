@@ -74,6 +74,7 @@ def test_stock_checkpointer_and_torch_take_the_authors_names(tmp_path):
         ("model_state_dict", "module._orig_mod."),
         ("net", "net.yolact."),
         ("weights", "module."),
+        ("ema", "module."),
         ("model", "_orig_mod."),
         (None, "model."),
     ],

@@ -28,7 +28,7 @@ _ARRAY_GLOBALS = {
 
 # Keys under which programs store the weights, in the order of preference: those of Detectron2,
 # Lightning, PyTorch's tutorials and others.
-_WEIGHTS = ("model", "state_dict", "model_state_dict", "model_state", "net", "weights")
+_WEIGHTS = ("model", "state_dict", "model_state_dict", "model_state", "net", "weights", "ema")
 
 
 class CheckpointMismatch(ValueError):

@@ -84,9 +84,9 @@ class Trainer(DefaultTrainer):
         """Load a checkpoint in OUTPUT_DIR, or MODEL.WEIGHTS, as `TrainingCheckpointer` does."""
         if comm.is_main_process():
             remove_partial_files(self.cfg.OUTPUT_DIR)
-            if not resume:
-                keep_old_metrics(self.cfg.OUTPUT_DIR)
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if comm.is_main_process() and not resume:
+            keep_old_metrics(self.cfg.OUTPUT_DIR)
         if isinstance(self.data_loader, TrainLoader):
             self.data_loader.start_at(self.start_iter)
 
@@ -175,5 +175,5 @@ def keep_old_metrics(folder: str) -> None:
     os.truncate(path, 0)
     logger.warning(
         f"{folder} has files of an earlier run. Its metrics.json is now {os.path.basename(kept)}; "
-        "its checkpoints stay until this run writes others of the same name"
+        "its checkpoints stay, and --resume goes on from them until this run has written one"
     )
