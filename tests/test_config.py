@@ -3,6 +3,7 @@ import os
 import shutil
 
 import pytest
+import torch
 from detectron2 import model_zoo
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
@@ -140,12 +141,27 @@ def test_models_that_cannot_be_built_name_the_key():
         ("yolact_darknet53_FPN_550", "DARKNET.OUT_FEATURES", ["dark6"]),
         ("yolact_shapes", "YOLACT.PROTONET.NUM_PROTOTYPES", 0),
         ("yolact_shapes", "MASK_ON", False),
+        ("yolact_shapes", "ANCHOR_GENERATOR.NAME", "DefaultAnchorGenerator"),
+        ("yolact_plus_shapes", "ANCHOR_GENERATOR.NAME", "RotatedAnchorGenerator"),
     ):
         path = os.path.join(os.path.dirname(CONFIGS[0]), f"{name}.yaml")
         cfg = load_config(path, [f"MODEL.{key}", value])
         named = "DEFORM_" if "RESNETS" in key else key
         with pytest.raises(ValueError, match=f"MODEL.*{named}"):
             build_model(cfg)
+    with pytest.raises(ValueError, match="TEST.AUG.ENABLED is True.* set it to False"):
+        build_model(load_config(path, ["TEST.AUG.ENABLED", True]))
+
+
+def test_a_gpu_that_is_missing_is_replaced_but_not_in_a_config_to_save(monkeypatch, caplog):
+    for available, device in ((True, "cuda:1"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        assert load_config(CONFIGS[0], ["MODEL.DEVICE", "cuda:1"]).MODEL.DEVICE == device
+        cfg = load_config(CONFIGS[0], ["MODEL.DEVICE", "cuda:1"], keep_device=True)
+        assert cfg.MODEL.DEVICE == "cuda:1"
+    assert [record.getMessage() for record in caplog.records] == [
+        "MODEL.DEVICE is cuda:1, but no GPU is found: running on the CPU."
+    ]
 
 
 def test_missing_config_file_is_named():

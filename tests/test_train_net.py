@@ -182,7 +182,7 @@ def resume(folder):
 
     class PrintingTrainer:
         def __init__(self, cfg):
-            print("CHECK_IMAGES", cfg.DATASETS.CHECK_IMAGES)
+            print("CHECK_IMAGES", cfg.DATASETS.CHECK_IMAGES, "DEVICE", cfg.MODEL.DEVICE)
 
         def resume_or_load(self, resume):
             pass
@@ -190,6 +190,7 @@ def resume(folder):
         def train(self):
             pass
 
+    torch.cuda.is_available = lambda: False
     train_net.Trainer = PrintingTrainer
     config = str(REPO / "configs/yolact_shapes.yaml")
     sys.argv = ["train_net.py", "--resume", "--config-file", config, "OUTPUT_DIR", str(folder)]
@@ -202,3 +203,7 @@ def test_a_resumed_run_does_not_check_images_again(trained, tmp_path):
     assert "CHECK_IMAGES False" in resumed.log
     config = yaml.safe_load((trained[0] / "config.yaml").read_text())
     assert config["DATASETS"]["CHECK_IMAGES"] is True
+    # The run is on the CPU, which it says once; a later run with its config.yaml may find a GPU.
+    assert "DEVICE cpu" in new.log and new.log.count("no GPU is found") == 1
+    config = yaml.safe_load((tmp_path / "new" / "config.yaml").read_text())
+    assert config["MODEL"]["DEVICE"] == "cuda"

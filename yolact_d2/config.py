@@ -107,6 +107,10 @@ def add_yolact_config(cfg: CN) -> None:
 
     # Hard negatives per positive in the class loss (OHEM).
     cfg.MODEL.YOLACT.NEGATIVE_POSITIVE_RATIO = 3
+    # Hard negatives of an image at least. By the ratio alone, images without objects train nothing
+    # in the class loss; a number such as 30 lets them cure false positives. They are left out of
+    # training unless DATALOADER.FILTER_EMPTY_ANNOTATIONS is False.
+    cfg.MODEL.YOLACT.MIN_NEGATIVES_PER_IMAGE = 0
     # Positives per image in the mask loss, a random subset. 0: all.
     cfg.MODEL.YOLACT.MAX_MASK_POSITIVES = 100
     cfg.MODEL.YOLACT.LOSS_CLS_WEIGHT = 1.0
@@ -165,7 +169,7 @@ def get_config_file(name: str) -> str:
     )
 
 
-def load_config(config_file: str, opts: Sequence[str] = ()) -> CN:
+def load_config(config_file: str, opts: Sequence[str] = (), *, keep_device: bool = False) -> CN:
     """Read a config of this project or of Detectron2, for the machine at hand.
 
     Unlike ``cfg.merge_from_file`` it never executes Python in a config file, except in those that
@@ -174,6 +178,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CN:
     Args:
         config_file: see :func:`get_config_file`.
         opts: alternating keys and values that override the file's.
+        keep_device: leave MODEL.DEVICE as it is, for a config that is saved.
 
     Returns:
         the config, not frozen. MODEL.DEVICE is "cpu" if it asks for a GPU and there is none.
@@ -196,7 +201,23 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CN:
         cfg.merge_from_list(list(opts))
     except _YACS_ERRORS as error:
         raise ValueError(f"config overrides: {error}") from error
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logging.getLogger(__name__).warning("No GPU found: running on the CPU.")
-        cfg.MODEL.DEVICE = "cpu"
+    return cfg if keep_device else for_this_machine(cfg)
+
+
+def for_this_machine(cfg: CN) -> CN:
+    """The config with :func:`available_device` as MODEL.DEVICE; a warning if that is another."""
+    device = available_device(cfg)
+    if device != cfg.MODEL.DEVICE:
+        logging.getLogger(__name__).warning(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but no GPU is found: running on the CPU."
+        )
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.DEVICE = device
     return cfg
+
+
+def available_device(cfg: CN) -> str:
+    """MODEL.DEVICE, or "cpu" if that is a GPU and there is none."""
+    is_missing = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
+    return "cpu" if is_missing else cfg.MODEL.DEVICE

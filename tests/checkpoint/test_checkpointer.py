@@ -22,6 +22,7 @@ from yolact_d2.checkpoint import (
     from_official,
     read_state_dict,
 )
+from yolact_d2.checkpoint.names import without_module_prefix
 
 
 @pytest.mark.slow
@@ -61,6 +62,49 @@ def test_stock_checkpointer_and_torch_take_the_authors_names(tmp_path):
     assert result.unexpected_keys == ["other"]
     with pytest.raises(RuntimeError, match="protonet.upsampled_conv.bias"):
         model.load_state_dict(theirs)
+
+
+@pytest.mark.parametrize("translated", [True, False], ids=["ours", "the authors'"])
+@pytest.mark.parametrize(
+    "key, prefix",
+    [
+        ("state_dict", "model."),  # Lightning
+        ("state_dict", "module."),
+        ("state_dict", ""),
+        ("model_state_dict", "module._orig_mod."),
+        ("net", "net.yolact."),
+        ("weights", "module."),
+        ("ema", "module."),
+        ("model", "_orig_mod."),
+        (None, "model."),
+    ],
+)
+def test_weights_under_the_words_and_prefixes_of_other_programs_load(
+    tmp_path, key, prefix, translated
+):
+    theirs = official("yolact_resnet50_pascal")
+    ours = from_official(theirs)
+    named = {prefix + k: v for k, v in (ours if translated else theirs).items()}
+    content = {key: named, "epoch": 3, "optimizer_states": [{"state": {}}]} if key else named
+    path = save(tmp_path, content, "epoch=3-step=400.ckpt")
+    for load in ("load", "warm_start"):
+        model = build("yolact_R_50_FPN_550_pascal")
+        getattr(YOLACTCheckpointer(model), load)(path)
+        assert_equal(model.state_dict(), ours)
+    # As tools/convert_weights.py reads it.
+    assert_equal(from_official(without_module_prefix(read_state_dict(path))), ours)
+
+
+def test_prefixes_are_kept_where_no_known_names_follow(tmp_path):
+    for tensors in (
+        {"model.a.weight": torch.zeros(1), "model.b": torch.zeros(1)},
+        {"model.head.weight": torch.zeros(1), "loss.weight": torch.zeros(1)},
+        {"model": torch.zeros(1), "model.head.weight": torch.zeros(1)},
+        {},
+    ):
+        assert list(without_module_prefix(tensors)) == list(tensors)
+    message = refused(build("yolact_shapes"), save(tmp_path, {"state_dict": {"a.b": weights()}}))
+    assert "holds no dict of tensors" in message
 
 
 def test_arrays_under_the_authors_names_load(tmp_path):

@@ -20,7 +20,7 @@ def cfg(training_cfg):
     return training_cfg
 
 
-def train(cfg, folder, num_workers=0, stop_after=None):
+def train(cfg, folder, num_workers=0, stop_after=None, resume=True):
     """Train or resume, until an iteration. Returns the losses by iteration."""
     cfg = cfg.clone()
     cfg.OUTPUT_DIR = str(folder)
@@ -28,7 +28,7 @@ def train(cfg, folder, num_workers=0, stop_after=None):
     # Only the first start may depend on the global seed.
     torch.manual_seed(len(os.listdir(folder)))
     trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=True)
+    trainer.resume_or_load(resume=resume)
     losses = {}
 
     class Record(type(trainer._trainer)):
@@ -118,8 +118,63 @@ def test_images_with_non_finite_pixels_are_skipped(each_cfg, tmp_path, monkeypat
 def test_non_finite_weights_stop_training(each_cfg, tmp_path):
     each_cfg.SOLVER.MAX_SKIPPED = 2
     each_cfg.OUTPUT_DIR = str(tmp_path)
-    trainer = Trainer(each_cfg)
-    with torch.no_grad():
-        trainer.model.backbone.bottom_up.stem.conv1.weight[0, 0, 0, 0] = torch.nan
-    with pytest.raises(FloatingPointError, match="2 batches in a row"):
-        trainer.train()
+    for last in ("none", f"{tmp_path}/model_0000000.pth"):
+        trainer = Trainer(each_cfg)
+        with torch.no_grad():
+            trainer.model.backbone.bottom_up.stem.conv1.weight[0, 0, 0, 0] = torch.nan
+        message = f"2 batches in a row.* The last checkpoint: {last}$"
+        with pytest.raises(FloatingPointError, match=message):
+            trainer.train()
+        trainer.checkpointer.save("model_0000000")
+
+
+def iterations(path):
+    return [json.loads(line)["iteration"] for line in path.read_text().splitlines()]
+
+
+def test_metrics_of_an_earlier_run_are_kept_aside_unless_it_is_resumed(cfg, tmp_path, caplog):
+    names = ["metrics.json", "metrics.1.json", "metrics.2.json"]
+    for max_iter, resume in ((1, False), (2, False), (3, True), (4, False)):
+        cfg.SOLVER.MAX_ITER = max_iter
+        train(cfg, tmp_path, resume=resume)
+    assert [iterations(tmp_path / name) for name in names] == [[3], [0], [1, 2]]
+    assert sorted(path.name for path in tmp_path.glob("metrics*")) == sorted(names)
+    said = [r.getMessage() for r in caplog.records if "earlier run" in r.getMessage()]
+    assert len(said) == 2 and f"{tmp_path} has" in said[0] and "now metrics.2.json" in said[1]
+
+
+def test_frozen_batch_norm_is_logged_once_with_its_key(cfg, tmp_path, caplog):
+    cfg.OUTPUT_DIR = str(tmp_path)
+    for limit in (0, 2, 3):
+        cfg.MODEL.BACKBONE.FREEZE_BN_BELOW = limit
+        Trainer(cfg)
+    (said,) = [r.getMessage() for r in caplog.records if "Batch norm is frozen" in r.getMessage()]
+    assert "has 2 images a step, and MODEL.BACKBONE.FREEZE_BN_BELOW is 3" in said
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 8])
+def test_nothing_is_scaled_below_1(cfg, num_workers):
+    cfg.merge_from_list(
+        "SOLVER.REFERENCE_WORLD_SIZE 1 SOLVER.MAX_ITER 5 SOLVER.STEPS (1,2,4) "
+        "SOLVER.LR_SCHEDULER_NAME WarmupMultiStepLR "
+        "SOLVER.WARMUP_ITERS 1 SOLVER.CHECKPOINT_PERIOD 1 TEST.EVAL_PERIOD 1".split()
+    )
+    scaled = Trainer.auto_scale_workers(cfg, num_workers)
+    solver = scaled.SOLVER
+    # MAX_ITER, STEPS
+    expected = {1: (5, (1, 2, 4)), 2: (2, (1,)), 3: (2, (1,)), 8: (1, ())}
+    assert (solver.MAX_ITER, solver.STEPS) == expected[num_workers]
+    assert solver.WARMUP_ITERS == solver.CHECKPOINT_PERIOD == scaled.TEST.EVAL_PERIOD == 1
+    assert solver.IMS_PER_BATCH == 2 * num_workers and solver.BASE_LR == 0.03 * num_workers
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=solver.BASE_LR)
+    Trainer.build_lr_scheduler(scaled, optimizer)
+    cfg.merge_from_list(["SOLVER.WARMUP_ITERS", 0, "TEST.EVAL_PERIOD", 0])
+    scaled = Trainer.auto_scale_workers(cfg, num_workers)
+    assert scaled.SOLVER.WARMUP_ITERS == scaled.TEST.EVAL_PERIOD == 0
+
+
+@pytest.mark.parametrize("key", ["SOLVER.CHECKPOINT_PERIOD", "SOLVER.MAX_ITER"])
+def test_periods_of_0_are_refused(cfg, key):
+    cfg.merge_from_list([key, 0])
+    with pytest.raises(ValueError, match=f"{key} is 0, not 1 or more"):
+        Trainer(cfg)

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_anchor_generator
+from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
+    build_anchor_generator,
+    build_model,
+)
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.structures import Boxes
 from plain import base_cfg
 
 from yolact_d2.modeling import YOLACTAnchorGenerator
@@ -89,3 +95,28 @@ def test_wrong_number_of_lists_is_an_error_that_names_the_key(key):
     cfg.MODEL.ANCHOR_GENERATOR[key] = [[1.0]] * 2
     with pytest.raises(AssertionError, match=rf"MODEL\.ANCHOR_GENERATOR\.{key} of length 2.* 5!"):
         YOLACTAnchorGenerator(cfg, [ShapeSpec(channels=8)] * 5)
+
+
+def test_only_generators_that_give_relative_boxes_are_accepted(shapes_cfg):
+    """Detectron2's give pixels; another's may be a subclass of them."""
+
+    class InPixels(DefaultAnchorGenerator):
+        pass
+
+    class Relative(DefaultAnchorGenerator):
+        def forward(self, features):
+            return [Boxes(boxes.tensor / 128) for boxes in super().forward(features)]
+
+    shapes_cfg.INPUT.IMAGE_SIZE = 128
+    for kind in (InPixels, Relative):
+        ANCHOR_GENERATOR_REGISTRY.register(kind)
+    try:
+        for name in ("DefaultAnchorGenerator", "RotatedAnchorGenerator", "InPixels"):
+            shapes_cfg.MODEL.ANCHOR_GENERATOR.NAME = name
+            with pytest.raises(ValueError, match=f"ANCHOR_GENERATOR.NAME: .* {name} .*relative"):
+                build_model(shapes_cfg)
+        shapes_cfg.MODEL.ANCHOR_GENERATOR.NAME = "Relative"
+        assert isinstance(build_model(shapes_cfg).anchor_generator, Relative)
+    finally:
+        for name in ("InPixels", "Relative"):
+            del ANCHOR_GENERATOR_REGISTRY._obj_map[name]

@@ -54,12 +54,14 @@ def _cross_entropy(logits, label):
     return math.log(sum(math.exp(x) for x in logits)) - logits[label]
 
 
-def _class_loss(logits, owners, classes):
+def _class_loss(logits, owners, classes, min_negatives):
+    """The loss, and the number of negatives in it."""
     positives = [a for a, owner in enumerate(owners) if not isinstance(owner, str)]
     negatives = [a for a, owner in enumerate(owners) if owner == "background"]
     losses = [_cross_entropy(logits[a], NUM_CLASSES) for a in negatives]
-    hardest = sorted(losses, reverse=True)[: 3 * len(positives)]
-    return sum(_cross_entropy(logits[a], classes[owners[a]]) for a in positives) + sum(hardest)
+    hardest = sorted(losses, reverse=True)[: max(3 * len(positives), min_negatives)]
+    loss = sum(_cross_entropy(logits[a], classes[owners[a]]) for a in positives) + sum(hardest)
+    return loss, len(hardest)
 
 
 def _smooth_l1(error):
@@ -128,9 +130,12 @@ def _objects_and_crowds(gt):
 
 
 @torch.no_grad()
-def _plain_losses(anchors, predictions, prototypes, sem_seg_logits, gt_instances, head, min_area):
+def _plain_losses(
+    anchors, predictions, prototypes, sem_seg_logits, gt_instances, head, min_area, min_negatives=0
+):
     """The losses of a batch, and (mask loss, mask IoU loss) of each positive of each image."""
-    sums, num_positives, of_positives = dict.fromkeys(WEIGHTS, 0), 0, []
+    sums, num_positives, num_negatives = dict.fromkeys(WEIGHTS, 0), 0, 0
+    of_positives = []
     anchors = anchors.tensor.double().numpy()
     for i, gt in enumerate(gt_instances):
         logits, deltas, coefficients = (x[i].detach().double().numpy() for x in predictions)
@@ -138,7 +143,9 @@ def _plain_losses(anchors, predictions, prototypes, sem_seg_logits, gt_instances
         owners = _assign(anchors, boxes, crowds)
         positives = [(a, g) for a, g in enumerate(owners) if not isinstance(g, str)]
         num_positives += len(positives)
-        sums["loss_cls"] += _class_loss(logits, owners, classes)
+        loss_cls, negatives = _class_loss(logits, owners, classes, min_negatives)
+        sums["loss_cls"] += loss_cls
+        num_negatives += negatives
         of_positives.append([])
         for a, g in positives:
             sums["loss_box_reg"] += _box_loss(deltas[a], anchors[a], boxes[g])
@@ -155,6 +162,7 @@ def _plain_losses(anchors, predictions, prototypes, sem_seg_logits, gt_instances
             of_positives[-1].append((loss, iou_loss))
         sums["loss_sem_seg"] += _sem_seg_loss(sem_seg_logits[i].double().numpy(), masks, classes)
     divisors = dict.fromkeys(WEIGHTS, max(num_positives, 1))
+    divisors["loss_cls"] = max(num_positives, num_negatives / 3, 1)
     divisors["loss_sem_seg"] = len(gt_instances)
     losses = {name: WEIGHTS[name] * sums[name] / divisors[name] for name in WEIGHTS}
     return losses, of_positives
@@ -223,9 +231,10 @@ def _values(losses):
 @pytest.mark.parametrize("images", BATCHES.values(), ids=BATCHES.keys())
 def test_equals_the_plain_composition(images, image_size):
     batch, head = _batch(images, image_size), _mask_iou_head()
-    for min_area in (13, 0):
-        losses = _values(_criterion(min_mask_iou_area=min_area)(*batch, head))
-        expected, _ = _plain_losses(*batch, head, min_area)
+    for min_area, minimum in ((13, 20), (0, 0)):
+        criterion = _criterion(min_mask_iou_area=min_area, min_negatives_per_image=minimum)
+        losses = _values(criterion(*batch, head))
+        expected, _ = _plain_losses(*batch, head, min_area, minimum)
         assert losses == pytest.approx(expected, rel=TOLERANCE)
     assert losses["loss_mask_iou"] > 0
     without_head = _values(_criterion()(*batch))
@@ -249,6 +258,24 @@ def test_losses_without_objects_are_zero_with_zero_gradients(images):
     assert sem_seg_logits.grad.ne(0).all()
     for leaf in [*leaves[:-1], *head.parameters()]:
         assert leaf.grad is not None and not leaf.grad.any()
+
+
+@pytest.mark.parametrize("images", [[[], []], [[CROWD], []], [[], [OBJECT], []]])
+@pytest.mark.parametrize("minimum", [1, 6, 1000])
+def test_images_without_objects_train_the_class_layer_if_asked(images, minimum):
+    batch = _batch(images)
+    logits = batch[1].logits.requires_grad_()
+    cfg = base_cfg()
+    cfg.MODEL.YOLACT.NUM_CLASSES = NUM_CLASSES
+    cfg.MODEL.YOLACT.MIN_NEGATIVES_PER_IMAGE = minimum
+    loss = YOLACTCriterion(cfg)(*batch)["loss_cls"]
+    expected, _ = _plain_losses(*batch, _mask_iou_head(), 0, minimum)
+    assert loss.item() == pytest.approx(expected["loss_cls"] / WEIGHTS["loss_cls"], rel=TOLERANCE)
+    loss.backward()
+    for gradient, crowds in zip(logits.grad, images):
+        learning = gradient.any(dim=-1)
+        assert learning.sum() == min(minimum, 50) or crowds
+        assert (gradient[learning, -1] < 0).all() or crowds  # towards background
 
 
 def test_without_gt_iscrowd_there_are_no_crowds():

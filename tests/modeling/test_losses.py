@@ -43,13 +43,13 @@ COMPOSITIONS = {
 
 
 @pytest.mark.parametrize("images", COMPOSITIONS.values(), ids=COMPOSITIONS.keys())
-@pytest.mark.parametrize("ratio", [1, 3])
-def test_classification_loss_equals_the_loop(images, ratio):
+@pytest.mark.parametrize("ratio, minimum", [(1, 0), (3, 0), (3, 7), (0, 9)])
+def test_classification_loss_equals_the_loop(images, ratio, minimum):
     generator = torch.Generator().manual_seed(sum(images[0]) + images[0][0])
     labels = torch.stack([_labels(*image, generator) for image in images])
     logits = 3 * torch.randn(*labels.shape, BACKGROUND + 1, generator=generator)
     positive, negative = (labels >= 0) & (labels < BACKGROUND), labels == BACKGROUND
-    found = hardest_negatives(logits, positive, negative, ratio)
+    found = hardest_negatives(logits, positive, negative, ratio, minimum)
     total = 0
     for image_logits, image_labels, image_found in zip(logits.tolist(), labels.tolist(), found):
         losses = {
@@ -59,11 +59,12 @@ def test_classification_loss_equals_the_loop(images, ratio):
         }
         positives = [a for a in losses if image_labels[a] != BACKGROUND]
         negatives = sorted(losses.keys() - positives, key=lambda a: -losses[a])
-        hardest = negatives[: ratio * len(positives)]
+        hardest = negatives[: max(ratio * len(positives), minimum)]
         assert set(image_found.nonzero().flatten().tolist()) == set(hardest)
         total += sum(losses[a] for a in positives + hardest)
-    loss = classification_loss(logits, labels, ratio)
+    loss, num_negatives = classification_loss(logits, labels, ratio, minimum)
     assert loss.item() == pytest.approx(total, rel=1e-5)
+    assert num_negatives == found.sum()
 
 
 @pytest.mark.parametrize("background_logit", [0.0, 100.0], ids=["equal loss", "no loss"])
@@ -82,7 +83,7 @@ def test_ignored_and_easy_anchors_have_no_gradient():
         [[[0.0, 0, 0, 0], [5, 0, 0, 0], [0, 0, 0, 5], [9, 0, 0, 0], [0, 0, 0, 9]]],
         requires_grad=True,
     )
-    classification_loss(logits, labels, 1).backward()
+    classification_loss(logits, labels, 1)[0].backward()
     assert logits.grad.abs().sum(dim=-1).bool().tolist() == [[True, True, False, False, False]]
     softmax = logits.detach().softmax(dim=-1)
     one_hot = torch.nn.functional.one_hot(torch.tensor([0, BACKGROUND]), BACKGROUND + 1)
@@ -113,7 +114,7 @@ def test_mask_loss_gradient():
 
 def test_losses_with_huge_logits_have_finite_gradients():
     logits = (1e4 * torch.randn(1, 30, 4)).requires_grad_()
-    loss = classification_loss(logits, torch.arange(30)[None] % 5 - 1, 3)
+    loss, _ = classification_loss(logits, torch.arange(30)[None] % 5 - 1, 3)
     loss.backward()
     assert loss.isfinite() and logits.grad.isfinite().all()
     for magnitude in (50.0, 1e4, 1e8):

@@ -1,5 +1,7 @@
 """Properties of the model for any inputs: no NaN, independence of the batch."""
 
+from unittest import mock
+
 import pytest
 import torch
 from detectron2.modeling.box_regression import Box2BoxTransform
@@ -69,6 +71,7 @@ def test_results_of_one_batch_do_not_depend_on_the_batch_up_to_rounding(config):
 
 
 NUM_ANCHORS, NUM_CLASSES, NUM_PROTOTYPES = 6, 2, 3
+SIZE = 9, 14
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +95,9 @@ def _anchors(seed):
     return Boxes(torch.cat([corners.amin(dim=1) - 0.1, corners.amax(dim=1)], dim=1))
 
 
-def _assert_no_nan(instances):
+def _assert_no_nan(instances, boxes=True):
     assert instances.pred_boxes.tensor.isfinite().all()
+    assert instances.pred_boxes.nonempty().all() or not boxes
     for scores in (instances.scores, instances.get_fields().get("mask_scores")):
         assert scores is None or scores.isfinite().all()
     assert ((instances.scores >= 0) & (instances.scores <= 1)).all()
@@ -112,10 +116,16 @@ def test_no_nan_for_any_outputs_of_the_network(postprocessing, nms, finite, data
     postprocessing.nms = NMS_REGISTRY.get(nms)
     predictions = _predictions(data, elements)
     prototypes = data.draw(tensors((NUM_PROTOTYPES, 5, 6), elements))
-    found = postprocessing.inference_single_image(_anchors(seed), predictions, prototypes, (9, 14))
+    inputs = _anchors(seed), predictions, prototypes, SIZE
+    found = postprocessing.inference_single_image(*inputs)
     _assert_no_nan(found)
+    with mock.patch.object(postprocessing, "drop_empty_boxes", False):
+        everything = postprocessing.inference_single_image(*inputs)
+    _assert_no_nan(everything, boxes=False)
+    relative = Boxes(everything.pred_boxes.tensor / torch.tensor(SIZE[::-1] * 2))
+    assert torch.equal(found.scores, everything.scores[relative.nonempty(1e-6)])
     if finite:
-        assert len(found) > 0 or nms == "batched_nms"
+        assert len(everything) > 0 or nms == "batched_nms"
 
 
 @settings(max_examples=12)

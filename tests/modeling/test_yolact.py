@@ -9,9 +9,11 @@ from detectron2.utils.visualizer import Visualizer
 from small_models import tiny_yolact
 
 from yolact_d2 import optimize_for_inference
+from yolact_d2.modeling import NMS_REGISTRY, DensePredictions
 
 LOSSES = {"loss_cls", "loss_box_reg", "loss_mask", "loss_sem_seg"}
 CONFIGS = ["yolact_shapes", "yolact_plus_shapes"]
+ALL_NMS = ["fast_nms", "cross_class_fast_nms", "batched_nms"]
 
 
 @pytest.fixture(params=CONFIGS)
@@ -185,6 +187,29 @@ class TestInference:
         assert 0 < len(found) < len(everything)
         assert torch.equal(found.pred_masks, expected.pred_masks)
         assert torch.equal(found.scores, expected.scores)
+
+    @pytest.mark.parametrize("nms", ALL_NMS)
+    def test_boxes_outside_the_image_take_no_place_of_a_detection(self, model, nms):
+        boxes = [
+            [-0.3, 0.2, -0.1, 0.4], [1.1, 0.2, 1.3, 0.4], [0.2, -0.3, 0.4, 0.0],
+            [0.2, 1.0, 0.4, 1.3], [0.5, 0.5, 0.5, 0.9], [0.5, 0.9, 0.9, 0.9],
+            [-0.1, 0.5, 0.2, 0.9], [0.3, 0.6, 0.6, 1.2], [0.1, 0.1, 0.3, 0.3], [0.6, 0.1, 0.9, 0.3],
+        ]  # fmt: skip
+        num, num_classes = len(boxes), model.sem_seg_conv.out_channels
+        logits = torch.full((num, num_classes + 1), -9.0)
+        logits[:, 1] = torch.arange(num, 0, -1)
+        predictions = DensePredictions(logits, torch.zeros(num, 4), torch.ones(num, 8) / 8)
+        model.nms, model.max_detections_per_image = NMS_REGISTRY.get(nms), 3
+        found = model.eval().inference_single_image(
+            Boxes(torch.tensor(boxes)), predictions, torch.ones(8, 16, 16), (50, 200)
+        )
+        expected = [[0, 25, 40, 45], [60, 30, 120, 50], [20, 5, 60, 15]]
+        torch.testing.assert_close(found.pred_boxes.tensor, torch.tensor(expected).float())
+        torch.testing.assert_close(found.scores, logits[6:9].softmax(dim=1)[:, 1])
+        assert found.pred_classes.tolist() == [1, 1, 1]
+        for mask, (x1, y1, x2, y2) in zip(found.pred_masks, expected):
+            assert mask[y1:y2, x1:x2].all()
+        assert all(len(value) == 3 for value in found.get_fields().values())
 
     def test_no_detections(self, model):
         model.eval().test_anchor_score_thresh = 1.0

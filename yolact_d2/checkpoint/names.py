@@ -79,8 +79,8 @@ def translate(state_dict: StateDict) -> StateDict:
 
     Args:
         state_dict: under this project's names, or those of the authors' code, of the backbone
-            files that the authors train from, or of torchvision's ResNets; with or without the
-            prefix "module.". Unknown names stay as they are.
+            files that the authors train from, or of torchvision's ResNets; with or without a
+            prefix, see :func:`without_module_prefix`. Unknown names stay as they are.
     """
     state_dict = without_module_prefix(state_dict)
     if any(key.startswith(_OUR_PREFIXES) for key in state_dict):
@@ -91,10 +91,23 @@ def translate(state_dict: StateDict) -> StateDict:
 
 
 def without_module_prefix(state_dict: StateDict) -> StateDict:
-    """Remove the "module." of a model that was saved inside DataParallel."""
-    if not all(key.startswith("module.") for key in state_dict):
-        return state_dict
-    return {key.removeprefix("module."): value for key, value in state_dict.items()}
+    """Remove what all names have in front of known names, such as the "module." of a model that was
+    saved inside DataParallel, the "model." of Lightning or the "_orig_mod." of torch.compile."""
+    shorter = state_dict
+    while not _is_known(shorter):
+        modules = {key.partition(".")[0] for key in shorter}
+        if len(modules) != 1 or modules & shorter.keys():
+            return state_dict
+        shorter = {key.partition(".")[2]: value for key, value in shorter.items()}
+    return shorter
+
+
+def _is_known(state_dict: StateDict) -> bool:
+    return (
+        any(key.startswith(_OUR_PREFIXES) for key in state_dict)
+        or is_official(state_dict)
+        or is_plain_backbone(state_dict)
+    )
 
 
 def is_official(state_dict: StateDict) -> bool:

@@ -26,6 +26,11 @@ _ARRAY_GLOBALS = {
 }
 
 
+# Keys under which programs store the weights, in the order of preference: those of Detectron2,
+# Lightning, PyTorch's tutorials and others.
+_WEIGHTS = ("model", "state_dict", "model_state_dict", "model_state", "net", "weights", "ema")
+
+
 class CheckpointMismatch(ValueError):
     """A checkpoint that cannot be read or does not fit the model."""
 
@@ -41,8 +46,8 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     """Read a ``.pth``, ``.safetensors`` or ``.pkl`` (Detectron2's model zoo) file.
 
     Returns:
-        the content of the file: a state dict, or a dict that has one under "model". Tensors of a
-        ``.pth`` file stay on disk until they are used.
+        the content of the file: a state dict, or a dict that has one under "model" (where a file
+        may have another word). Tensors of a ``.pth`` file stay on disk until they are used.
 
     Raises:
         CheckpointMismatch: naming the file, if it is damaged or holds anything but tensors and
@@ -63,6 +68,10 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict):
         raise CheckpointMismatch(f"{path} is not a checkpoint: it holds no dict of tensors")
+    key = next((key for key in _WEIGHTS if isinstance(checkpoint.get(key), dict)), "model")
+    if key != "model":
+        checkpoint = {**checkpoint, "model": checkpoint[key]}
+        del checkpoint[key]
     return checkpoint
 
 

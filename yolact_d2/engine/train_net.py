@@ -18,7 +18,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..checkpoint import check_weights_exist
-from ..config import get_config_file, load_config
+from ..config import available_device, for_this_machine, get_config_file, load_config
 from ..data import COCODataset, check_on_each_machine, use_coco_datasets
 from .checkpointer import TrainingCheckpointer
 from .launch import BAD_INPUT_STATUS, check_devices, launch
@@ -30,9 +30,10 @@ def main() -> None:
     args = parse_args()
     with exit_on_bad_input():
         args.config_file = get_config_file(args.config_file)  # Detectron2 logs what is in it.
-        cfg = load_config(args.config_file, args.opts)
-        check_devices(args, cfg.MODEL.DEVICE)
-    launch(run, args, cfg.MODEL.DEVICE, timedelta(seconds=cfg.DIST_TIMEOUT_SECONDS))
+        cfg = load_config(args.config_file, args.opts, keep_device=True)
+        device = available_device(cfg)
+        check_devices(args, device)
+    launch(run, args, device, timedelta(seconds=cfg.DIST_TIMEOUT_SECONDS))
 
 
 def parse_args() -> argparse.Namespace:
@@ -97,8 +98,11 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Build the config, register the datasets, set up the logs and write config.yaml."""
-    cfg = load_config(args.config_file, args.opts)
+    """Build the config, register the datasets, set up the logs and write config.yaml.
+
+    config.yaml has the MODEL.DEVICE that was asked for; a later run may find a GPU.
+    """
+    cfg = load_config(args.config_file, args.opts, keep_device=True)
     train, val = coco_datasets(args)
     if train or val:
         use_coco_datasets(cfg, train, val, trained_with=trained_config(cfg, args))
@@ -107,6 +111,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         check_weights_exist(cfg.MODEL.WEIGHTS)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="yolact_d2")
+    cfg = for_this_machine(cfg)
+    cfg.freeze()
     return cfg
 
 
@@ -118,7 +124,7 @@ def trained_config(cfg: CfgNode, args: argparse.Namespace) -> CfgNode | None:
         return cfg
     folder = cfg.OUTPUT_DIR if args.resume else os.path.dirname(cfg.MODEL.WEIGHTS)
     path = os.path.join(folder, "config.yaml")
-    return load_config(path) if os.path.isfile(path) else None
+    return load_config(path, keep_device=True) if os.path.isfile(path) else None
 
 
 @contextlib.contextmanager

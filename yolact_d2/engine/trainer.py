@@ -1,6 +1,9 @@
 """Detectron2's trainer for this project."""
 
+import itertools
 import logging
+import os
+import shutil
 import weakref
 from typing import Any
 
@@ -20,6 +23,8 @@ from ..modeling.backbone.batch_norm import batch_norms
 from .checkpointer import TrainingCheckpointer
 from .train_loop import SkipNonFiniteTrainer
 
+logger = logging.getLogger(__name__)
+
 
 class Trainer(DefaultTrainer):
     """Detectron2's trainer with this project's data, evaluation, checkpoints and training step.
@@ -37,10 +42,22 @@ class Trainer(DefaultTrainer):
         super(DefaultTrainer, self).__init__()
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
+        for key in ("MAX_ITER", "CHECKPOINT_PERIOD"):
+            if cfg.SOLVER[key] < 1:
+                raise ValueError(f"SOLVER.{key} is {cfg.SOLVER[key]}, not 1 or more")
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         keys = ["DATASETS.TRAIN", "DATASETS.TEST"] if cfg.DATASETS.TEST else ["DATASETS.TRAIN"]
         check_on_each_machine(cfg, *keys)
         model = self.build_model(cfg)
+        num_images = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+        is_small = num_images < cfg.MODEL.BACKBONE.FREEZE_BN_BELOW
+        scales = [p for layer in batch_norms(model) for p in layer.parameters()]
+        if is_small and comm.is_main_process() and not all(p.requires_grad for p in scales):
+            logger.warning(
+                f"Batch norm is frozen: each process has {num_images} images a step, and "
+                f"MODEL.BACKBONE.FREEZE_BN_BELOW is {cfg.MODEL.BACKBONE.FREEZE_BN_BELOW} (0 never "
+                "freezes it)"
+            )
         optimizer = self.build_optimizer(cfg, model)
         on_cpu = {"device_ids": None} if model.device.type == "cpu" else {}
         self._trainer = SkipNonFiniteTrainer(
@@ -68,12 +85,47 @@ class Trainer(DefaultTrainer):
         if comm.is_main_process():
             remove_partial_files(self.cfg.OUTPUT_DIR)
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if comm.is_main_process() and not resume:
+            keep_old_metrics(self.cfg.OUTPUT_DIR)
         if isinstance(self.data_loader, TrainLoader):
             self.data_loader.start_at(self.start_iter)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.start_iter = self.iter + 1
+
+    def run_step(self) -> None:
+        """
+        Raises:
+            FloatingPointError: see :class:`SkipNonFiniteTrainer`, naming the last checkpoint.
+        """
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            last = self.checkpointer.get_checkpoint_file() or "none"
+            raise FloatingPointError(f"{error}. The last checkpoint: {last}") from error
+
+    @staticmethod
+    def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
+        """As Detectron2's, but nothing is scaled below 1, and SOLVER.STEPS stay different."""
+        scaled = DefaultTrainer.auto_scale_workers(cfg, num_workers)
+        if scaled is cfg:
+            return cfg
+        scaled.defrost()
+        for node, old, keys in (
+            (scaled.SOLVER, cfg.SOLVER, ("MAX_ITER", "WARMUP_ITERS", "CHECKPOINT_PERIOD")),
+            (scaled.TEST, cfg.TEST, ("EVAL_PERIOD",)),
+        ):
+            for key in keys:
+                node[key] = max(node[key], min(old[key], 1))
+        steps: list[int] = []
+        for step in scaled.SOLVER.STEPS:
+            steps.append(max(step, steps[-1] + 1 if steps else 1))
+        # A step at the end has no effect, and the scheduler refuses it.
+        scaled.SOLVER.STEPS = tuple(step for step in steps if step < scaled.SOLVER.MAX_ITER)
+        if cfg.is_frozen():
+            scaled.freeze()
+        return scaled
 
     @classmethod
     def test(
@@ -107,3 +159,21 @@ def broadcast_batch_norm_statistics(model: nn.Module) -> None:
         for layer in batch_norms(model):
             for statistics in layer.buffers():
                 dist.broadcast(statistics, src=0)
+
+
+def keep_old_metrics(folder: str) -> None:
+    """Move what an earlier run wrote to metrics.json into metrics.1.json, or the next free number.
+
+    The open file of Detectron2's `JSONWriter`, which appends to it, stays valid.
+    """
+    path = os.path.join(folder, "metrics.json")
+    if not os.path.isfile(path) or os.path.getsize(path) == 0:
+        return
+    names = (os.path.join(folder, f"metrics.{i}.json") for i in itertools.count(1))
+    kept = next(name for name in names if not os.path.exists(name))
+    shutil.copyfile(path, kept)
+    os.truncate(path, 0)
+    logger.warning(
+        f"{folder} has files of an earlier run. Its metrics.json is now {os.path.basename(kept)}; "
+        "its checkpoints stay, and --resume goes on from them until this run has written one"
+    )

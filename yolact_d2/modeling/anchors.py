@@ -49,6 +49,15 @@ def location_centers(height: int, width: int, device: torch.device) -> Tensor:
     return torch.stack([grid_x, grid_y], dim=-1).reshape(-1, 2)
 
 
+def are_relative(anchors: Sequence[Boxes]) -> bool:
+    """Whether anchors are boxes relative to the image: their centers are on average in its middle.
+
+    Detectron2's generators give boxes, some of them rotated, in pixels.
+    """
+    boxes = torch.cat([level.tensor for level in anchors])
+    return boxes.shape[1] == 4 and 0 < boxes.mean().item() < 1
+
+
 @ANCHOR_GENERATOR_REGISTRY.register()
 class YOLACTAnchorGenerator(nn.Module):
     """YOLACT's anchors (arXiv 1904.02689, section 3.3; the authors' ``make_priors``).

@@ -54,6 +54,7 @@ class YOLACTCriterion(nn.Module):
         iou_thresholds: tuple[float, float] = (0.4, 0.5),
         crowd_overlap_thresh: float = 0.7,
         negatives_per_positive: int = 3,
+        min_negatives_per_image: int = 0,
         max_mask_positives: int = 100,
         min_mask_iou_area: int = 25,
         loss_weights: dict[str, float],
@@ -63,7 +64,7 @@ class YOLACTCriterion(nn.Module):
             box2box_transform: codes boxes relative to anchors.
             num_classes: C, number of foreground classes.
             iou_thresholds, crowd_overlap_thresh: see :func:`match_anchors`.
-            negatives_per_positive: see :func:`classification_loss`.
+            negatives_per_positive, min_negatives_per_image: see :func:`hardest_negatives`.
             max_mask_positives: limit of positives of each image that enter the mask losses, a
                 random subset. 0: no limit.
             min_mask_iou_area: objects with masks of at most this many grid cells do not enter the
@@ -76,6 +77,7 @@ class YOLACTCriterion(nn.Module):
         self.iou_thresholds = tuple(iou_thresholds)
         self.crowd_overlap_thresh = crowd_overlap_thresh
         self.negatives_per_positive = negatives_per_positive
+        self.min_negatives_per_image = min_negatives_per_image
         self.max_mask_positives = max_mask_positives
         self.min_mask_iou_area = min_mask_iou_area
         self.loss_weights = loss_weights
@@ -88,6 +90,7 @@ class YOLACTCriterion(nn.Module):
             "iou_thresholds": cfg.MODEL.YOLACT.IOU_THRESHOLDS,
             "crowd_overlap_thresh": cfg.MODEL.YOLACT.CROWD_OVERLAP_THRESH,
             "negatives_per_positive": cfg.MODEL.YOLACT.NEGATIVE_POSITIVE_RATIO,
+            "min_negatives_per_image": cfg.MODEL.YOLACT.MIN_NEGATIVES_PER_IMAGE,
             "max_mask_positives": cfg.MODEL.YOLACT.MAX_MASK_POSITIVES,
             "min_mask_iou_area": cfg.MODEL.YOLACT.MASK_IOU.MIN_AREA,
             "loss_weights": {
@@ -120,7 +123,8 @@ class YOLACTCriterion(nn.Module):
 
         Returns:
             the weighted losses. They are divided by the number of positives in the batch of this
-            device, "loss_sem_seg" by the number of images.
+            device, "loss_sem_seg" by the number of images. "loss_cls" is divided by the number of
+            negatives per `negatives_per_positive`, where `min_negatives_per_image` makes it larger.
         """
         objects, crowds = zip(*(split_crowds(gt) for gt in gt_instances))
         gt_boxes = [relative_boxes(gt.gt_boxes, gt.image_size) for gt in objects]
@@ -131,18 +135,21 @@ class YOLACTCriterion(nn.Module):
         ]
         num_positives = max(sum(len(t.positives) for t in targets), 1)
 
-        loss_cls = classification_loss(
+        loss_cls, num_negatives = classification_loss(
             predictions.logits,
             torch.stack([t.labels for t in targets]),
             self.negatives_per_positive,
+            self.min_negatives_per_image,
         )
+        # As if each image had the positives that its negatives go with.
+        normalizer = num_negatives / max(self.negatives_per_positive, 1)
         loss_box_reg = self._box_loss(anchors, predictions.deltas, targets, gt_boxes)
         samples = self._sample_masks(
             prototypes, predictions.coefficients, targets, gt_boxes, objects
         )
         mask_losses = [mask_loss(s.masks, s.gt_masks, s.gt_boxes) * s.weight for s in samples]
         losses = {
-            "loss_cls": loss_cls / num_positives,
+            "loss_cls": loss_cls / normalizer.clamp(min=num_positives),
             "loss_box_reg": loss_box_reg / num_positives,
             "loss_mask": torch.stack(mask_losses).sum() / num_positives,
             "loss_sem_seg": self._sem_seg_loss(sem_seg_logits, objects) / len(objects),

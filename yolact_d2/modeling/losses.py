@@ -7,7 +7,11 @@ from torch.nn import functional as F
 
 
 def hardest_negatives(
-    logits: Tensor, positive: Tensor, negative: Tensor, negatives_per_positive: int
+    logits: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    negatives_per_positive: int,
+    min_negatives: int = 0,
 ) -> Tensor:
     """Online hard example mining: the negatives with the largest loss as background.
 
@@ -15,6 +19,7 @@ def hardest_negatives(
         logits: (N, A, C + 1), background last.
         positive, negative: (N, A) bool; anchors that are neither are ignored.
         negatives_per_positive: number of negatives to choose for each positive of an image.
+        min_negatives: least number of negatives to choose in an image.
 
     Returns:
         (N, A) bool.
@@ -23,23 +28,30 @@ def hardest_negatives(
     background_loss = background_loss.masked_fill(~negative, -torch.inf)
     rank = background_loss.argsort(dim=1, descending=True).argsort(dim=1)
     num_chosen = negatives_per_positive * positive.sum(dim=1, keepdim=True)
-    return (rank < num_chosen) & negative
+    return (rank < num_chosen.clamp(min=min_negatives)) & negative
 
 
-def classification_loss(logits: Tensor, labels: Tensor, negatives_per_positive: int) -> Tensor:
+def classification_loss(
+    logits: Tensor, labels: Tensor, negatives_per_positive: int, min_negatives: int = 0
+) -> tuple[Tensor, Tensor]:
     """Softmax cross entropy of the positives and the hardest negatives of each image.
 
     Args:
         logits: (N, A, C + 1), background last.
         labels: (N, A) in 0..C, where C is background; -1 is ignored.
-        negatives_per_positive: see :func:`hardest_negatives`.
+        negatives_per_positive, min_negatives: see :func:`hardest_negatives`.
+
+    Returns:
+        the loss, and the number of negatives in it.
     """
     background = logits.shape[-1] - 1
     positive = (labels >= 0) & (labels < background)
     with torch.no_grad():
-        hard = hardest_negatives(logits, positive, labels == background, negatives_per_positive)
+        hard = hardest_negatives(
+            logits, positive, labels == background, negatives_per_positive, min_negatives
+        )
     chosen = positive | hard
-    return F.cross_entropy(logits[chosen], labels[chosen], reduction="sum")
+    return F.cross_entropy(logits[chosen], labels[chosen], reduction="sum"), hard.sum()
 
 
 def mask_loss(masks: Tensor, gt_masks: Tensor, gt_boxes: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checkpoint.names import translate
+from .anchors import are_relative
 from .criterion import YOLACTCriterion
 from .head import DensePredictions, YOLACTHead
 from .mask_iou_head import MaskIoUHead
@@ -64,6 +65,7 @@ class YOLACT(DenseDetector):
         test_topk_candidates: int = 200,
         test_score_thresh: float = 0.0,
         max_detections_per_image: int = 100,
+        drop_empty_boxes: bool = True,
     ):
         """
         Args:
@@ -84,6 +86,8 @@ class YOLACT(DenseDetector):
             test_topk_candidates: number of best boxes of each class that enter NMS.
             test_score_thresh: detections with a lower score are dropped after NMS.
             max_detections_per_image: number of best detections to keep.
+            drop_empty_boxes: drop detections of which no part is inside the image. The authors'
+                code keeps them, with boxes whose corners are in the wrong order.
         """
         super().__init__(
             backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std
@@ -106,6 +110,7 @@ class YOLACT(DenseDetector):
         self.test_topk_candidates = test_topk_candidates
         self.test_score_thresh = test_score_thresh
         self.max_detections_per_image = max_detections_per_image
+        self.drop_empty_boxes = drop_empty_boxes
 
         # Checkpoints of the authors' code load under their own names.
         self.register_load_state_dict_pre_hook(_translate_names)
@@ -121,6 +126,11 @@ class YOLACT(DenseDetector):
         if not cfg.MODEL.MASK_ON:
             raise ValueError(
                 "MODEL.MASK_ON is False, but YOLACT always predicts masks: set it to True"
+            )
+        if cfg.TEST.AUG.ENABLED:
+            raise ValueError(
+                "TEST.AUG.ENABLED is True, but YOLACT has no test-time augmentation: set it to "
+                "False"
             )
         if cfg.MODEL.YOLACT.PROTONET.NUM_PROTOTYPES < 1:
             raise ValueError("MODEL.YOLACT.PROTONET.NUM_PROTOTYPES must be 1 or more")
@@ -141,6 +151,13 @@ class YOLACT(DenseDetector):
                 f"{sorted(shapes)}"
             )
         feature_shapes = [shapes[name] for name in in_features]
+        anchor_generator = build_anchor_generator(cfg, feature_shapes)
+        sides = [math.ceil(cfg.INPUT.IMAGE_SIZE / shape.stride) for shape in feature_shapes]
+        if not are_relative(anchor_generator([torch.zeros(1, 1, side, side) for side in sides])):
+            raise ValueError(
+                f"MODEL.ANCHOR_GENERATOR.NAME: the boxes of {cfg.MODEL.ANCHOR_GENERATOR.NAME} are "
+                "not relative to the image (0..1), as those of YOLACTAnchorGenerator are"
+            )
         mask_iou_head = None
         if cfg.MODEL.YOLACT.MASK_IOU.ENABLED:
             mask_size = 2 * math.ceil(cfg.INPUT.IMAGE_SIZE / feature_shapes[0].stride)
@@ -150,7 +167,7 @@ class YOLACT(DenseDetector):
             "head": YOLACTHead(cfg, feature_shapes),
             "head_in_features": in_features,
             "protonet": build_protonet(cfg, feature_shapes[0]),
-            "anchor_generator": build_anchor_generator(cfg, feature_shapes),
+            "anchor_generator": anchor_generator,
             "box2box_transform": Box2BoxTransform(weights=cfg.MODEL.YOLACT.BBOX_REG_WEIGHTS),
             "criterion": YOLACTCriterion(cfg),
             "num_classes": cfg.MODEL.YOLACT.NUM_CLASSES,
@@ -323,26 +340,30 @@ class YOLACT(DenseDetector):
             predictions: of one image, without the batch dimension.
 
         Returns:
-            boxes (D, 4) XYXY, relative to the image, not clipped; scores (D,) in descending order;
-            classes (D,); coefficients (D, k). All are finite, even if the network's outputs are
-            not; anchors with NaN scores are dropped.
+            boxes (D, 4) XYXY, relative to the image, not clipped, but each with a part inside the
+            image; scores (D,) in descending order; classes (D,); coefficients (D, k). All are
+            finite, even if the network's outputs are not; anchors with NaN scores are dropped.
         """
         scores = predictions.logits.softmax(dim=-1)[:, :-1]
         candidates = (scores.amax(dim=1) > self.test_anchor_score_thresh).nonzero().squeeze(1)
         boxes = self.box2box_transform.apply_deltas(
             clamp_finite(predictions.deltas[candidates]), anchors.tensor[candidates]
         )
+        # Larger than rounding, so that boxes in pixels are not empty either.
+        visible = Boxes(clip_boxes(boxes, (1, 1))).nonempty(1e-6) | (not self.drop_empty_boxes)
+        # As in the authors' code they suppress others, but they take no place of a detection.
+        num_extra = int((~visible).sum()) * scores.shape[1]
         detections = self.nms(
             boxes,
             scores[candidates],
             score_thresh=self.test_anchor_score_thresh,
             iou_thresh=self.test_nms_thresh,
             topk=self.test_topk_candidates,
-            max_detections=self.max_detections_per_image,
+            max_detections=self.max_detections_per_image + num_extra,
         )
-        # Scores descend, so the detections to keep come first.
-        num_kept = int((detections.scores >= self.test_score_thresh).sum())
-        kept, classes, scores = (x[:num_kept] for x in detections)
+        is_kept = (detections.scores >= self.test_score_thresh) & visible[detections.indices]
+        chosen = is_kept.nonzero().squeeze(1)[: self.max_detections_per_image]
+        kept, classes, scores = (x[chosen] for x in detections)
         coefficients = predictions.coefficients[candidates[kept]]
         return boxes[kept], scores, classes, clamp_finite(coefficients)
 
