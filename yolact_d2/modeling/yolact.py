@@ -350,7 +350,9 @@ class YOLACT(DenseDetector):
             clamp_finite(predictions.deltas[candidates]), anchors.tensor[candidates]
         )
         # Larger than rounding, so that boxes in pixels are not empty either.
-        visible = Boxes(clip_boxes(boxes, (1, 1))).nonempty(1e-6) | (not self.drop_empty_boxes)
+        visible = Boxes(clip_boxes(boxes, (1, 1))).nonempty(1e-6)
+        if not self.drop_empty_boxes:
+            visible = torch.ones_like(visible)
         # As in the authors' code they suppress others, but they take no place of a detection.
         num_extra = int((~visible).sum()) * scores.shape[1]
         detections = self.nms(
