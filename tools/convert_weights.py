@@ -13,7 +13,7 @@ import torch
 
 from yolact_d2.checkpoint import from_official, read_state_dict, to_official
 from yolact_d2.checkpoint.fit import describe
-from yolact_d2.checkpoint.names import is_official, unknown_keys, without_module_prefix
+from yolact_d2.checkpoint.names import is_official, unknown_keys, without_prefix
 from yolact_d2.files import atomic_write, check_writable
 
 
@@ -25,7 +25,7 @@ def main() -> int:
     if not os.path.isfile(args.input):
         parser.error(f"there is no file {args.input}")
     try:
-        state_dict = without_module_prefix(read_state_dict(args.input))
+        state_dict = without_prefix(read_state_dict(args.input))
         check_writable(args.output)
         if not args.output.endswith(".pth"):
             raise ValueError(f"{args.output}: the output is a .pth file")

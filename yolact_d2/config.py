@@ -107,8 +107,8 @@ def add_yolact_config(cfg: CN) -> None:
 
     # Hard negatives per positive in the class loss (OHEM).
     cfg.MODEL.YOLACT.NEGATIVE_POSITIVE_RATIO = 3
-    # Hard negatives of an image at least. By the ratio alone, images without objects train nothing
-    # in the class loss; a number such as 30 lets them cure false positives. They are left out of
+    # Least number of hard negatives per image. With 0, images without objects train nothing in the
+    # class loss; a number such as 30 lets them reduce false positives. Such images are left out of
     # training unless DATALOADER.FILTER_EMPTY_ANNOTATIONS is False.
     cfg.MODEL.YOLACT.MIN_NEGATIVES_PER_IMAGE = 0
     # Positives per image in the mask loss, a random subset. 0: all.

@@ -22,7 +22,7 @@ from yolact_d2.checkpoint import (
     from_official,
     read_state_dict,
 )
-from yolact_d2.checkpoint.names import without_module_prefix
+from yolact_d2.checkpoint.names import without_prefix
 
 
 @pytest.mark.slow
@@ -92,7 +92,7 @@ def test_weights_under_the_words_and_prefixes_of_other_programs_load(
         getattr(YOLACTCheckpointer(model), load)(path)
         assert_equal(model.state_dict(), ours)
     # As tools/convert_weights.py reads it.
-    assert_equal(from_official(without_module_prefix(read_state_dict(path))), ours)
+    assert_equal(from_official(without_prefix(read_state_dict(path))), ours)
 
 
 def test_prefixes_are_kept_where_no_known_names_follow(tmp_path):
@@ -102,7 +102,7 @@ def test_prefixes_are_kept_where_no_known_names_follow(tmp_path):
         {"model": torch.zeros(1), "model.head.weight": torch.zeros(1)},
         {},
     ):
-        assert list(without_module_prefix(tensors)) == list(tensors)
+        assert list(without_prefix(tensors)) == list(tensors)
     message = refused(build("yolact_shapes"), save(tmp_path, {"state_dict": {"a.b": weights()}}))
     assert "holds no dict of tensors" in message
 

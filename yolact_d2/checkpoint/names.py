@@ -80,9 +80,9 @@ def translate(state_dict: StateDict) -> StateDict:
     Args:
         state_dict: under this project's names, or those of the authors' code, of the backbone
             files that the authors train from, or of torchvision's ResNets; with or without a
-            prefix, see :func:`without_module_prefix`. Unknown names stay as they are.
+            prefix, see :func:`without_prefix`. Unknown names stay as they are.
     """
-    state_dict = without_module_prefix(state_dict)
+    state_dict = without_prefix(state_dict)
     if any(key.startswith(_OUR_PREFIXES) for key in state_dict):
         return dict(state_dict)  # a subclass may have any other names beside them
     if is_official(state_dict):
@@ -90,9 +90,9 @@ def translate(state_dict: StateDict) -> StateDict:
     return from_plain_backbone(state_dict) if is_plain_backbone(state_dict) else state_dict
 
 
-def without_module_prefix(state_dict: StateDict) -> StateDict:
-    """Remove what all names have in front of known names, such as the "module." of a model that was
-    saved inside DataParallel, the "model." of Lightning or the "_orig_mod." of torch.compile."""
+def without_prefix(state_dict: StateDict) -> StateDict:
+    """Remove a prefix that all names share, such as DataParallel's "module.", Lightning's "model."
+    or torch.compile's "_orig_mod.", if known names follow."""
     shorter = state_dict
     while not _is_known(shorter):
         modules = {key.partition(".")[0] for key in shorter}

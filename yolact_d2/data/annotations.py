@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]  # XYXY; a tuple, because small arrays a
 OUTSIDE_TOLERANCE = 1.0
 # Polygons whose convex hull has a smaller area, in square pixels, have no area.
 MIN_POLYGON_AREA = 0.1
-# How often "area" may be larger or smaller than the mask.
+# How many times larger or smaller than the mask "area" may be.
 MAX_AREA_RATIO = 2.0
 # How far a side of a box may be from the mask: in pixels, or as a part of the box's width or
 # height, whichever is more. The boxes of COCO's crowd regions are one pixel short; boxes and masks
@@ -50,7 +50,6 @@ def annotation_issues(annotation: Annotation, size: Size) -> list[Issue]:
     issues += mask_issues
     if extent is not None and is_usable(issues):
         issues += _mismatch(box, extent, size)
-        issues += evaluation_issues(annotation, size)
     return issues
 
 
@@ -68,7 +67,8 @@ def evaluation_issues(annotation: Annotation, size: Size) -> list[Issue]:
         issues.append(Issue("bad_area", NOTE, detail))
     elif area is not None and not _is_plausible(area, annotation["segmentation"], size):
         actual = mask_area(annotation["segmentation"], size)
-        issues.append(Issue("wrong_area", NOTE, f"'area' is {area:g}, the mask has {actual:g}"))
+        detail = f"'area' is {area:g}, but the mask has {actual:g} pixels; {area:g} is used"
+        issues.append(Issue("wrong_area", NOTE, detail))
     if annotation.get("id") == 0:
         detail = "COCO's evaluation counts the object with the annotation id 0 as missed"
         issues.append(Issue("annotation_id_0", NOTE, detail))

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from .coco_dataset import CUSTOM_TRAIN, CUSTOM_VAL, COCODataset, read_valid, register_coco
-from .coco_json import pycocotools_reads, read_coco, validate_coco
+from .coco_dataset import CUSTOM_TRAIN, CUSTOM_VAL, use_own_reader
+from .coco_json import read_coco, validate_coco
 from .dataset_dicts import (
     DatasetDict,
     Read,
@@ -89,7 +89,7 @@ def _read_dataset(cfg, name: str, training: bool) -> list[DatasetDict]:
             f"{CUSTOM_VAL} when it is given --train-json and --val-json; known datasets are "
             f"{', '.join(DatasetCatalog)}"
         )
-    dicts = _read_registered(name)
+    dicts = _read_registered(name, training)
     if not dicts:
         raise ValueError(f"dataset {name!r} has no images")
     _check_classes(cfg, name)
@@ -106,13 +106,9 @@ def _read_dataset(cfg, name: str, training: bool) -> list[DatasetDict]:
     return usable
 
 
-def _read_registered(name: str) -> list[DatasetDict]:
-    metadata = MetadataCatalog.get(name)
-    json_file = metadata.get("json_file")
-    is_detectron2s = DatasetCatalog[name].__module__ == "detectron2.data.datasets.coco"
+def _read_registered(name: str, training: bool) -> list[DatasetDict]:
+    use_own_reader(name, training)
     try:
-        if is_detectron2s and json_file and not pycocotools_reads(json_file):
-            register_coco(name, COCODataset(json_file, metadata.image_root), read_valid(json_file))
         return DatasetCatalog.get(name)
     except OSError as error:
         raise ValueError(
@@ -120,6 +116,7 @@ def _read_registered(name: str) -> list[DatasetDict]:
             "project are in the folder that DETECTRON2_DATASETS names, ./datasets by default"
         ) from error
     except Exception as error:  # of many types, and most do not name the annotation
+        json_file = MetadataCatalog.get(name).get("json_file")
         if json_file:
             raise_fatal(validate_coco(read_coco(json_file)).issues, json_file)
         raise ValueError(f"dataset {name!r} cannot be read: {error!r}") from error
@@ -138,7 +135,8 @@ def _check_classes(cfg, name: str) -> None:
     if len(set(classes)) < num_classes:
         names = sorted({x for x in classes if classes.count(x) > 1})
         logger.warning(f"dataset {name!r} has several categories of the same name: {names}")
-    source, expected = "MODEL.YOLACT.CLASS_NAMES", list(cfg.MODEL.YOLACT.CLASS_NAMES)
+    source = "MODEL.YOLACT.CLASS_NAMES"
+    expected = list(map(str, cfg.MODEL.YOLACT.CLASS_NAMES))
     for other in () if expected else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         names = _class_names(other) or []
         if len(names) == num_classes:
@@ -146,7 +144,7 @@ def _check_classes(cfg, name: str) -> None:
             break
     if classes != expected:
         raise ValueError(
-            f"the classes of the model must have the same order in all datasets, but dataset "
+            "all datasets must have the same classes in the same order: dataset "
             f"{name!r} has {classes}, and {source} has {expected}"
         )
 
@@ -158,7 +156,7 @@ def _class_names(name: str) -> list[str] | None:
     metadata = MetadataCatalog.get(name)
     if not metadata.get("thing_classes"):
         with contextlib.suppress(ValueError):
-            _read_registered(name)  # Detectron2 sets them when it reads a JSON.
+            _read_registered(name, training=True)  # which sets them
     names = metadata.get("thing_classes")
     return names and list(map(str, names))
 

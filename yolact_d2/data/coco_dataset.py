@@ -1,9 +1,11 @@
 """Training and evaluation on COCO JSON files, without registering datasets in Python."""
 
+import contextlib
 from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
 
 from .coco_json import COCO, class_numbers, read_coco, to_dataset_dicts, validate_coco
 from .issues import raise_fatal
@@ -57,7 +59,7 @@ def use_coco_datasets(
         ValueError: naming the file and what is wrong with it.
     """
     paths = dict.fromkeys(data.json_file for data in (train, val) if data)  # may be one file
-    files = {path: read_valid(path) for path in paths}
+    files = {path: _read_valid(path) for path in paths}
     path, classes = next((path, _classes(coco)) for path, coco in files.items())
     for other, coco in files.items():
         ours, theirs = set(classes.items()), set(_classes(coco).items())
@@ -80,38 +82,47 @@ def use_coco_datasets(
     yolact.NUM_CLASSES, yolact.CLASS_NAMES, yolact.CATEGORY_IDS = len(ids), names, ids
 
     cfg.DATASETS.TEST = ()
+    for name in (CUSTOM_TRAIN, CUSTOM_VAL):  # of an earlier run in this process
+        if name in MetadataCatalog:
+            MetadataCatalog.remove(name)
     if train:
-        register_coco(CUSTOM_TRAIN, train, files[train.json_file], training=True)
+        _register(CUSTOM_TRAIN, train, files[train.json_file], training=True)
         cfg.DATASETS.TRAIN = (CUSTOM_TRAIN,)
     if val:
-        register_coco(CUSTOM_VAL, val, files[val.json_file], training=False)
+        _register(CUSTOM_VAL, val, files[val.json_file], training=False)
         cfg.DATASETS.TEST = (CUSTOM_VAL,)
 
 
-def read_valid(path: str) -> COCO:
-    """Read a COCO JSON that has no fatal issues.
-
-    Raises:
-        OSError, ValueError: naming the file and the first fatal issue.
-    """
+def _read_valid(path: str) -> COCO:
     coco = read_coco(path)
     raise_fatal(validate_coco(coco).issues, path)
     return coco
 
 
-def register_coco(name: str, data: COCODataset, coco: COCO, training: bool = False) -> None:
-    """Register a COCO JSON that has been read, in place of a dataset of the same name."""
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        if name in catalog:
-            catalog.remove(name)
-    DatasetCatalog.register(name, COCOSource(data, coco, training))
-    MetadataCatalog.get(name).set(
-        json_file=data.json_file,
-        image_root=data.image_root,
-        evaluator_type="coco",
-        thing_classes=list(_classes(coco).values()),
-        thing_dataset_id_to_contiguous_id=class_numbers(coco["categories"]),
-    )
+def use_own_reader(name: str, training: bool) -> None:
+    """Replace the reader of a JSON that Detectron2's `register_coco_instances` has registered.
+
+    Detectron2 reads text in the encoding of the locale, leaves numbers such as 1.0 as they are, and
+    parses the file each time. A file that cannot be read is left to Detectron2.
+    """
+    if getattr(DatasetCatalog.data.get(name), "__module__", "") == load_coco_json.__module__:
+        metadata = MetadataCatalog.get(name)
+        with contextlib.suppress(OSError, ValueError):
+            coco = read_coco(metadata.json_file)
+            _register(name, COCODataset(metadata.json_file, metadata.image_root), coco, training)
+
+
+def _register(name: str, data: COCODataset, coco: COCO, training: bool) -> None:
+    DatasetCatalog[name] = COCOSource(data, coco, training)
+    metadata = MetadataCatalog.get(name)
+    values = {
+        "json_file": data.json_file,
+        "image_root": data.image_root,
+        "evaluator_type": "coco",
+        "thing_classes": list(_classes(coco).values()),
+        "thing_dataset_id_to_contiguous_id": class_numbers(coco["categories"]),
+    }
+    metadata.set(**{k: v for k, v in values.items() if k not in metadata.as_dict()})
 
 
 def _classes(coco: COCO) -> dict[int, str]:

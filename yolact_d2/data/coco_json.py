@@ -1,8 +1,6 @@
 """COCO JSON files: reading, validation, and conversion to Detectron2's dataset dicts."""
 
-import codecs
 import json
-import locale
 import logging
 import os
 from collections import defaultdict
@@ -39,13 +37,6 @@ def read_json(path: str) -> Any:
             return json.load(file)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
-
-
-def pycocotools_reads(path: str) -> bool:
-    """Whether pycocotools, which reads text in the encoding of the locale, can read a JSON."""
-    with open(PathManager.get_local_path(path), "rb") as file:
-        encoding = json.detect_encoding(file.read(4))
-    return encoding == codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8"
 
 
 def read_coco(path: str) -> COCO:
@@ -113,9 +104,11 @@ def repeated(records: Iterable[Record], field: str) -> Iterator[tuple[Record, Re
     """Records with a value that an earlier one has, each with the first of that value."""
     firsts: dict[Any, Record] = {}
     for record in records:
-        first = firsts.setdefault(record[field], record)
-        if first is not record:
-            yield record, first
+        value = record[field]
+        if value in firsts:
+            yield record, firsts[value]
+        else:
+            firsts[value] = record
 
 
 def class_numbers(categories: Sequence[Record]) -> dict[int, int]:
@@ -131,6 +124,8 @@ def to_dataset_dicts(coco: COCO, image_root: str, classes: Mapping[int, int]) ->
         image_root: the folder that the file names are relative to.
         classes: the class of each category id.
     """
+    if any(repeated(coco["annotations"], "id")):
+        raise ValueError("annotation ids occur twice")
     annotations = defaultdict(list)
     num_dropped = 0
     for annotation in coco["annotations"]:
@@ -146,10 +141,14 @@ def to_dataset_dicts(coco: COCO, image_root: str, classes: Mapping[int, int]) ->
             converted["segmentation"] = segmentation
             converted["bbox_mode"] = BoxMode.XYWH_ABS
             annotations[annotation["image_id"]].append(converted)
-    if num_dropped:
-        logging.getLogger(__name__).warning(
-            f"Annotations left out that have no polygon of 3 or more points: {num_dropped}"
-        )
+    image_ids = {image["id"] for image in coco["images"]}
+    num_unknown = sum(len(x) for image_id, x in annotations.items() if image_id not in image_ids)
+    for number, why in (
+        (num_dropped, "have no polygon of 3 or more points"),
+        (num_unknown, "are of images that the JSON does not have"),
+    ):
+        if number:
+            logging.getLogger(__name__).warning(f"Annotations left out that {why}: {number}")
     return [
         {
             "file_name": os.path.join(image_root, image["file_name"]),

@@ -1,5 +1,6 @@
 """Validation of Detectron2's dataset dicts, and of their image files."""
 
+import itertools
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,9 +19,6 @@ from .mismatch import likely_cause
 
 DatasetDict = dict[str, Any]
 Read = Literal["nothing", "header", "all"]
-
-# Kinds of issues that most annotations have if the boxes mean something else.
-_DISAGREEMENTS = ("mask_box_mismatch", "box_outside", "empty_box")
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +60,14 @@ def validate_dicts(
         usable.append(record if all_kept else {**record, "annotations": kept})
     for record, first in repeated(usable, "file_name"):
         ids = first.get("image_id"), record.get("image_id")
-        detail = f"it has the image ids {ids[0]!r} and {ids[1]!r}"
-        issues.append(Issue("duplicate_file", NOTE, detail, record["file_name"]))
+        if ids[0] != ids[1]:
+            detail = f"it has the image ids {ids[0]!r} and {ids[1]!r}"
+            issues.append(Issue("duplicate_file", NOTE, detail, record["file_name"]))
     if evaluation:
+        for record in usable:
+            if type(record["image_id"]) is not type(usable[0]["image_id"]):
+                detail = f"'image_id' is {record['image_id']!r}, but others are of another type"
+                issues.append(Issue("bad_record", FATAL, detail, record["file_name"]))
         for record, first in repeated(usable, "image_id"):
             detail = f"'image_id' is {record['image_id']!r}, as that of {first['file_name']}"
             issues.append(Issue("duplicate_id", FATAL, detail, record["file_name"]))
@@ -113,8 +116,8 @@ def warn_dropped(issues: Iterable[Issue], name: str, training: bool) -> None:
     """Count the annotations that training leaves out in one warning, if there are any."""
     dropped = [issue for issue in issues if issue.severity is DROPPED]
     if dropped:
-        what = "left out of training" if training else "that COCO's evaluation counts as they are"
-        logger.warning(f"Annotations of {name} {what}: {count_by_kind(dropped)}")
+        outcome = "are left out of training" if training else "count in COCO's evaluation"
+        logger.warning(f"Dataset {name}: faulty annotations {outcome}: {count_by_kind(dropped)}")
 
 
 def warn_suspicious(dicts: Sequence[DatasetDict], issues: Sequence[Issue], name: str) -> None:
@@ -126,19 +129,21 @@ def warn_suspicious(dicts: Sequence[DatasetDict], issues: Sequence[Issue], name:
     files = [issue for issue in issues if issue.kind == "duplicate_file"]
     if files:
         logger.warning(f"Dataset {name}: {count_by_kind(files)}")
-    # An annotation may have several issues.
-    wrong = {
-        (issue.file, issue.image_id, issue.detail.split(":")[0])
-        for issue in issues
-        if issue.kind in _DISAGREEMENTS
-    }
-    annotations = [(a, recorded_size(x)) for x in dicts for a in x.get("annotations", [])]
-    if len(wrong) > len(annotations) / 2:
-        cause = likely_cause([(a, size) for a, size in annotations[:1000] if size])
+    # An annotation has one of these at most.
+    num_wrong = sum(issue.kind == "mask_box_mismatch" or _is_bad_box(issue) for issue in issues)
+    total = sum(len(x.get("annotations", [])) for x in dicts)
+    if num_wrong > total / 2:
+        sized = ((x, size) for x in dicts if (size := recorded_size(x)))
+        annotations = ((a, size) for x, size in sized for a in x.get("annotations", []))
+        cause = likely_cause(list(itertools.islice(annotations, 1000)))
         logger.warning(
-            f"Dataset {name}: {len(wrong)} of {len(annotations)} boxes disagree with their masks"
+            f"Dataset {name}: {num_wrong} of {total} boxes disagree with their masks"
             + (f"; the boxes seem to be {cause}" if cause else "")
         )
+
+
+def _is_bad_box(issue: Issue) -> bool:
+    return issue.kind in ("box_outside", "empty_box") and issue.severity is DROPPED
 
 
 def recorded_size(record: DatasetDict) -> Size | None:

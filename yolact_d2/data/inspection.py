@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from ..files import atomic_write
+from .annotations import evaluation_issues
 from .coco_json import COCO, ValidatedCOCO, validate_coco
 from .dataset_dicts import image_issues
 from .issues import KINDS, Issue, Severity
@@ -31,7 +32,14 @@ def inspect_dataset(coco: COCO, image_root: str, show_progress: bool = False) ->
         for issue, image in zip(checked, images)
         if issue is not None
     ]
-    return validated._replace(issues=issues + validated.issues)
+    sizes = {image["id"]: (image["width"], image["height"]) for image in images}
+    names = {image["id"]: image["file_name"] for image in images}
+    issues += validated.issues
+    for annotation in validated.annotations:
+        image_id = annotation["image_id"]
+        for issue in evaluation_issues(annotation, sizes[image_id]):
+            issues.append(Issue(*issue[:3], names[image_id], image_id, annotation["id"]))
+    return validated._replace(issues=issues)
 
 
 def format_issues(issues: Sequence[Issue]) -> str:

@@ -41,7 +41,7 @@ KINDS = {
     "mask_box_mismatch": "a mask and a box that disagree",
     "bad_area": "an area that is not a positive number",
     "wrong_area": "an area that is more than twice or less than half that of the mask",
-    "annotation_id_0": "an annotation id that COCO's evaluation takes for none",
+    "annotation_id_0": "the annotation id 0, which COCO's evaluation reads as no match",
 }
 
 

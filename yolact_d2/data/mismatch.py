@@ -10,7 +10,7 @@ from .annotations import BOX_TOLERANCE, RELATIVE_BOX_TOLERANCE, Annotation, Size
 
 XYWH = "[x, y, width, height]"
 XYXY = "[x1, y1, x2, y2]"
-# What the four numbers of a box may be, and the box that they then are, XYXY.
+# Box layouts, and how to turn each into XYXY.
 _LAYOUTS = {
     XYWH: lambda b: np.concatenate([b[:, :2], b[:, :2] + b[:, 2:]], axis=1),
     XYXY: lambda b: b,
@@ -18,7 +18,7 @@ _LAYOUTS = {
         [b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2], axis=1
     ),
 }
-# A cause is likely if this fraction of the boxes would agree with their masks without it.
+# A layout is likely if more than this fraction of the boxes then fit their masks.
 _LIKELY = 0.5
 
 

@@ -107,7 +107,7 @@ class Trainer(DefaultTrainer):
 
     @staticmethod
     def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
-        """As Detectron2's, but nothing is scaled below 1, and SOLVER.STEPS stay different."""
+        """As Detectron2's, but nothing is scaled below 1, and SOLVER.STEPS stay distinct."""
         scaled = DefaultTrainer.auto_scale_workers(cfg, num_workers)
         if scaled is cfg:
             return cfg
@@ -175,5 +175,5 @@ def keep_old_metrics(folder: str) -> None:
     os.truncate(path, 0)
     logger.warning(
         f"{folder} has files of an earlier run. Its metrics.json is now {os.path.basename(kept)}; "
-        "its checkpoints stay, and --resume goes on from them until this run has written one"
+        "its checkpoints are kept; until this run saves one, --resume continues from them"
     )

@@ -8,6 +8,7 @@ from unittest import mock
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
+from detectron2.utils import comm
 from detectron2.utils.logger import log_first_n
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
@@ -20,16 +21,16 @@ from ..data.issues import Issue, count_by_kind
 
 
 class InstanceCOCOEvaluator(COCOEvaluator):
-    """:class:`COCOEvaluator` of boxes and masks, on datasets as users have them.
+    """:class:`COCOEvaluator` of boxes and masks, for users' own datasets.
 
-    The AP is that of pycocotools on the JSON as it is. What pycocotools cannot evaluate is
-    completed: an "area" that is missing or not positive is that of the mask, "iscrowd" is 0.
-    Detectron2's evaluator differs in that it
+    The AP is that of pycocotools on the JSON as it is. Missing values are filled in: an "area" that
+    is missing or not a positive number becomes that of the mask, a missing "iscrowd" 0. Unlike
+    Detectron2's evaluator, this one
 
-    - uses a faster implementation, whose AP may differ a little;
-    - reuses the JSON that an earlier run made of a dataset without one;
-    - gives NaN, not 0, where nothing was detected, and omits the masks then;
-    - gives two classes of the same name one AP.
+    - does not use a faster implementation, whose AP may differ a little;
+    - never reuses the JSON that an earlier evaluation made of a dataset without one;
+    - gives 0, not NaN, for boxes and masks where objects exist and nothing was detected;
+    - gives each of several classes of the same name its own AP.
     """
 
     def __init__(self, dataset_name: str, tasks: Sequence[str] = ("bbox", "segm"), *args, **kwargs):
@@ -41,13 +42,21 @@ class InstanceCOCOEvaluator(COCOEvaluator):
         self._coco_api: COCO
         metadata = MetadataCatalog.get(dataset_name)
         has_json = hasattr(metadata, "json_file")
+        if has_json and metadata.json_file.endswith(f"{dataset_name}_coco_format.json"):
+            has_json = False
+            del metadata.json_file  # made by another evaluator
 
         def read(path: str) -> COCO:
             source = DatasetCatalog.data.get(dataset_name)
             is_parsed = isinstance(source, COCOSource) and source.coco is not None
-            return _index(_complete(source.coco if is_parsed else read_json(path), dataset_name))
+            dataset = source.coco if is_parsed else read_json(path)
+            if not has_json:
+                dataset.setdefault("annotations", [])  # Detectron2 omits an empty list.
+            return _index(_complete(dataset, dataset_name))
 
-        kwargs = {"use_fast_impl": False, "allow_cached_coco": False, **kwargs}
+        # Rank 0 evaluates: the others may read the JSON that it has made.
+        is_rank_0 = not kwargs.get("distributed", True) or comm.is_main_process()
+        kwargs = {"use_fast_impl": False, "allow_cached_coco": not is_rank_0, **kwargs}
         # pycocotools would parse the file at each evaluation, in the encoding of the locale.
         with mock.patch("detectron2.evaluation.coco_evaluation.COCO", read):
             super().__init__(dataset_name, tasks, *args, **kwargs)
@@ -97,7 +106,8 @@ def _complete(dataset: dict[str, Any], name: str) -> dict[str, Any]:
         if not is_area(annotation.get("area")):
             completed["area"] = mask_area(segmentation, size)
         for issue in evaluation_issues(annotation, size):
-            issues.append(Issue(*issue[:3], image["file_name"], image["id"], annotation["id"]))
+            where = image.get("file_name"), image["id"], annotation["id"]
+            issues.append(Issue(*issue[:3], *where))
     if issues:
         message = f"Evaluation of {name}: {count_by_kind(issues)}"
         log_first_n(logging.WARNING, message, key="message")

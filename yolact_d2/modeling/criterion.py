@@ -123,8 +123,8 @@ class YOLACTCriterion(nn.Module):
 
         Returns:
             the weighted losses. They are divided by the number of positives in the batch of this
-            device, "loss_sem_seg" by the number of images. "loss_cls" is divided by the number of
-            negatives per `negatives_per_positive`, where `min_negatives_per_image` makes it larger.
+            device, "loss_sem_seg" by the number of images, and "loss_cls" by
+            max(positives, negatives / `negatives_per_positive`).
         """
         objects, crowds = zip(*(split_crowds(gt) for gt in gt_instances))
         gt_boxes = [relative_boxes(gt.gt_boxes, gt.image_size) for gt in objects]
@@ -141,7 +141,7 @@ class YOLACTCriterion(nn.Module):
             self.negatives_per_positive,
             self.min_negatives_per_image,
         )
-        # As if each image had the positives that its negatives go with.
+        # Extra negatives count as if they had positives at the usual ratio.
         normalizer = num_negatives / max(self.negatives_per_positive, 1)
         loss_box_reg = self._box_loss(anchors, predictions.deltas, targets, gt_boxes)
         samples = self._sample_masks(

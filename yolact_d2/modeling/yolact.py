@@ -349,23 +349,19 @@ class YOLACT(DenseDetector):
         boxes = self.box2box_transform.apply_deltas(
             clamp_finite(predictions.deltas[candidates]), anchors.tensor[candidates]
         )
-        # Larger than rounding, so that boxes in pixels are not empty either.
-        visible = Boxes(clip_boxes(boxes, (1, 1))).nonempty(1e-6)
-        if not self.drop_empty_boxes:
-            visible = torch.ones_like(visible)
-        # As in the authors' code they suppress others, but they take no place of a detection.
-        num_extra = int((~visible).sum()) * scores.shape[1]
         detections = self.nms(
             boxes,
             scores[candidates],
             score_thresh=self.test_anchor_score_thresh,
             iou_thresh=self.test_nms_thresh,
             topk=self.test_topk_candidates,
-            max_detections=self.max_detections_per_image + num_extra,
+            max_detections=self.max_detections_per_image,
         )
-        is_kept = (detections.scores >= self.test_score_thresh) & visible[detections.indices]
-        chosen = is_kept.nonzero().squeeze(1)[: self.max_detections_per_image]
-        kept, classes, scores = (x[chosen] for x in detections)
+        is_kept = detections.scores >= self.test_score_thresh
+        if self.drop_empty_boxes:
+            # Larger than rounding, so that boxes in pixels are not empty either.
+            is_kept &= Boxes(clip_boxes(boxes[detections.indices], (1, 1))).nonempty(1e-6)
+        kept, classes, scores = (x[is_kept] for x in detections)
         coefficients = predictions.coefficients[candidates[kept]]
         return boxes[kept], scores, classes, clamp_finite(coefficients)
 
