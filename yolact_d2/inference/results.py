@@ -20,8 +20,8 @@ def coco_results(
     Args:
         instances: on the CPU.
         metadata: see :func:`class_metadata`.
-        polygons: write masks as polygons, see :func:`mask_to_polygons`. Objects whose mask is empty
-            have none, and are left out.
+        polygons: write masks as polygons, see :func:`mask_to_polygons`. Objects with
+            empty masks are left out.
 
     Returns:
         one dict for each object: "image_id", "category_id", "bbox" (XYWH, pixels), "score",
@@ -46,8 +46,7 @@ def coco_results(
 def mask_to_polygons(mask: np.ndarray) -> list[list[int]]:
     """The outlines of a mask along the edges of its pixels, so that no pixel is lost.
 
-    COCO's polygons have no holes: a part with holes is cut through them, from top to bottom, into
-    polygons side by side.
+    COCO's polygons have no holes: a part with holes is split by vertical cuts through them.
 
     Args:
         mask: (H, W) bool.

@@ -1,4 +1,4 @@
-"""Class names on drawings, in any script."""
+"""Class names on drawings, in any writing system."""
 
 import functools
 import logging
