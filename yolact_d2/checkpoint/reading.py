@@ -46,8 +46,8 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     """Read a ``.pth``, ``.safetensors`` or ``.pkl`` (Detectron2's model zoo) file.
 
     Returns:
-        the content of the file: a state dict, or a dict that has one under "model" (a file may use another
-        key). Tensors of a ``.pth`` file stay on disk until they are used.
+        the content of the file: a state dict, or a dict that has one under "model", whatever key
+        the file uses. Tensors of a ``.pth`` file stay on disk until they are used.
 
     Raises:
         CheckpointMismatch: naming the file, if it is damaged or holds anything but tensors and

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from .coco_dataset import CUSTOM_TRAIN, CUSTOM_VAL, use_own_reader
+from .coco_dataset import CUSTOM_TRAIN, CUSTOM_VAL, COCOSource, use_own_reader
 from .coco_json import read_coco, validate_coco
 from .dataset_dicts import (
     DatasetDict,
@@ -93,15 +93,19 @@ def _read_dataset(cfg, name: str, training: bool) -> list[DatasetDict]:
     if not dicts:
         raise ValueError(f"dataset {name!r} has no images")
     _check_classes(cfg, name)
-    try:
-        usable, issues = validate_dicts(
-            dicts, cfg.MODEL.YOLACT.NUM_CLASSES, evaluation=not training
-        )
-    except UnreadableImage as error:
-        raise ValueError(f"dataset {name!r}: {error}") from error
-    raise_fatal(issues, f"dataset {name!r}")
+    source = DatasetCatalog[name]
+    if isinstance(source, COCOSource):  # which is valid
+        usable, issues, num_annotations = dicts, source.issues, source.num_annotations
+    else:
+        num_classes = cfg.MODEL.YOLACT.NUM_CLASSES
+        try:
+            usable, issues = validate_dicts(dicts, num_classes, evaluation=not training)
+        except UnreadableImage as error:
+            raise ValueError(f"dataset {name!r}: {error}") from error
+        raise_fatal(issues, f"dataset {name!r}")
+        num_annotations = sum(len(x.get("annotations", [])) for x in dicts)
     warn_dropped(issues, name, training)
-    warn_suspicious(dicts, issues, name)
+    warn_suspicious(usable, issues, name, num_annotations)
     _warn_crowds_only(usable, name)
     return usable
 

@@ -1,13 +1,19 @@
 """Training and evaluation on COCO JSON files, without registering datasets in Python."""
 
-import contextlib
 from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from .coco_json import COCO, class_numbers, read_coco, to_dataset_dicts, validate_coco
+from .coco_json import (
+    COCO,
+    ValidatedCOCO,
+    class_numbers,
+    read_coco,
+    to_dataset_dicts,
+    validate_coco,
+)
 from .issues import raise_fatal
 
 CUSTOM_TRAIN, CUSTOM_VAL = "custom_train", "custom_val"
@@ -20,21 +26,41 @@ class COCODataset(NamedTuple):
 
 
 class COCOSource:
-    """What DatasetCatalog calls for the dicts of a :class:`COCODataset` that has been parsed.
+    """What DatasetCatalog calls for the dicts of a :class:`COCODataset`, without its unusable
+    annotations.
 
-    A training JSON is freed by the first call; later calls read the file again.
+    Attributes:
+        classes: names by category id, in the order of the ids.
+        coco: the content of the file; None for training data after the first call, which frees it.
+        issues: of the annotations, none of them fatal.
+        num_annotations: in the file.
     """
 
     def __init__(self, data: COCODataset, coco: COCO, training: bool):
+        """
+        Raises:
+            ValueError: naming the file and the first fatal issue.
+        """
         self.data = data
         self.coco: COCO | None = coco
+        self.num_annotations = len(coco["annotations"])
         self._training = training
+        self._validated: ValidatedCOCO | None = self._validate(coco)
+        self.issues = self._validated.issues
+        categories = ((category["id"], category["name"]) for category in coco["categories"])
+        self.classes: dict[int, str] = dict(sorted(categories))
+
+    def _validate(self, coco: COCO) -> ValidatedCOCO:
+        validated = validate_coco(coco)
+        raise_fatal(validated.issues, self.data.json_file)
+        return validated
 
     def __call__(self) -> list[dict[str, Any]]:
-        coco = self.coco or read_coco(self.data.json_file)
+        usable = self._validated or self._validate(read_coco(self.data.json_file))
         if self._training:
-            self.coco = None
-        return to_dataset_dicts(coco, self.data.image_root, class_numbers(coco["categories"]))
+            self.coco = self._validated = None
+        numbers = class_numbers(usable.categories)
+        return to_dataset_dicts(usable._asdict(), self.data.image_root, numbers)
 
 
 def use_coco_datasets(
@@ -58,15 +84,21 @@ def use_coco_datasets(
         OSError: if a file cannot be opened.
         ValueError: naming the file and what is wrong with it.
     """
-    paths = dict.fromkeys(data.json_file for data in (train, val) if data)  # may be one file
-    files = {path: _read_valid(path) for path in paths}
-    path, classes = next((path, _classes(coco)) for path, coco in files.items())
-    for other, coco in files.items():
-        ours, theirs = set(classes.items()), set(_classes(coco).items())
+    files: dict[str, COCO] = {}  # train and val may be one file
+    sources: dict[str, COCOSource] = {}
+    for name, data in ((CUSTOM_TRAIN, train), (CUSTOM_VAL, val)):
+        if data:
+            coco = files.get(data.json_file) or read_coco(data.json_file)
+            files[data.json_file] = coco
+            sources[name] = COCOSource(data, coco, training=name == CUSTOM_TRAIN)
+    first, *others = sources.values()
+    path, classes = first.data.json_file, first.classes
+    for other in others:
+        ours, theirs = set(classes.items()), set(other.classes.items())
         if ours != theirs:
             raise ValueError(
-                f"the categories differ; only in {path}: {sorted(ours - theirs)}; only in {other}: "
-                f"{sorted(theirs - ours)}"
+                f"the categories differ; only in {path}: {sorted(ours - theirs)}; only in "
+                f"{other.data.json_file}: {sorted(theirs - ours)}"
             )
     ids, names = list(classes), list(classes.values())
     if trained_with is not None:
@@ -81,22 +113,13 @@ def use_coco_datasets(
     yolact = cfg.MODEL.YOLACT
     yolact.NUM_CLASSES, yolact.CLASS_NAMES, yolact.CATEGORY_IDS = len(ids), names, ids
 
-    cfg.DATASETS.TEST = ()
-    for name in (CUSTOM_TRAIN, CUSTOM_VAL):  # of an earlier run in this process
-        if name in MetadataCatalog:
+    for name, source in sources.items():
+        if name in MetadataCatalog:  # of an earlier run in this process
             MetadataCatalog.remove(name)
+        _register(name, source)
     if train:
-        _register(CUSTOM_TRAIN, train, files[train.json_file], training=True)
         cfg.DATASETS.TRAIN = (CUSTOM_TRAIN,)
-    if val:
-        _register(CUSTOM_VAL, val, files[val.json_file], training=False)
-        cfg.DATASETS.TEST = (CUSTOM_VAL,)
-
-
-def _read_valid(path: str) -> COCO:
-    coco = read_coco(path)
-    raise_fatal(validate_coco(coco).issues, path)
-    return coco
+    cfg.DATASETS.TEST = (CUSTOM_VAL,) if val else ()
 
 
 def use_own_reader(name: str, training: bool) -> None:
@@ -104,27 +127,29 @@ def use_own_reader(name: str, training: bool) -> None:
 
     Detectron2 reads text in the encoding of the locale, leaves numbers such as 1.0 as they are, and
     parses the file each time. A file that cannot be read is left to Detectron2.
+
+    Raises:
+        ValueError: naming the file and the first fatal issue.
     """
-    if getattr(DatasetCatalog.data.get(name), "__module__", "") == load_coco_json.__module__:
-        metadata = MetadataCatalog.get(name)
-        with contextlib.suppress(OSError, ValueError):
-            coco = read_coco(metadata.json_file)
-            _register(name, COCODataset(metadata.json_file, metadata.image_root), coco, training)
+    if getattr(DatasetCatalog.data.get(name), "__module__", "") != load_coco_json.__module__:
+        return
+    metadata = MetadataCatalog.get(name)
+    data = COCODataset(metadata.json_file, metadata.image_root)
+    try:
+        coco = read_coco(data.json_file)
+    except (OSError, ValueError):
+        return
+    _register(name, COCOSource(data, coco, training))
 
 
-def _register(name: str, data: COCODataset, coco: COCO, training: bool) -> None:
-    DatasetCatalog[name] = COCOSource(data, coco, training)
+def _register(name: str, source: COCOSource) -> None:
+    DatasetCatalog[name] = source
     metadata = MetadataCatalog.get(name)
     values = {
-        "json_file": data.json_file,
-        "image_root": data.image_root,
+        "json_file": source.data.json_file,
+        "image_root": source.data.image_root,
         "evaluator_type": "coco",
-        "thing_classes": list(_classes(coco).values()),
-        "thing_dataset_id_to_contiguous_id": class_numbers(coco["categories"]),
+        "thing_classes": list(source.classes.values()),
+        "thing_dataset_id_to_contiguous_id": {i: n for n, i in enumerate(source.classes)},
     }
     metadata.set(**{k: v for k, v in values.items() if k not in metadata.as_dict()})
-
-
-def _classes(coco: COCO) -> dict[int, str]:
-    """Names by id, in the order of the ids."""
-    return dict(sorted((category["id"], category["name"]) for category in coco["categories"]))

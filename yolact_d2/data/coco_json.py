@@ -124,8 +124,6 @@ def to_dataset_dicts(coco: COCO, image_root: str, classes: Mapping[int, int]) ->
         image_root: the folder that the file names are relative to.
         classes: the class of each category id.
     """
-    if any(repeated(coco["annotations"], "id")):
-        raise ValueError("annotation ids occur twice")
     annotations = defaultdict(list)
     num_dropped = 0
     for annotation in coco["annotations"]:
@@ -141,14 +139,10 @@ def to_dataset_dicts(coco: COCO, image_root: str, classes: Mapping[int, int]) ->
             converted["segmentation"] = segmentation
             converted["bbox_mode"] = BoxMode.XYWH_ABS
             annotations[annotation["image_id"]].append(converted)
-    image_ids = {image["id"] for image in coco["images"]}
-    num_unknown = sum(len(x) for image_id, x in annotations.items() if image_id not in image_ids)
-    for number, why in (
-        (num_dropped, "have no polygon of 3 or more points"),
-        (num_unknown, "are of images that the JSON does not have"),
-    ):
-        if number:
-            logging.getLogger(__name__).warning(f"Annotations left out that {why}: {number}")
+    if num_dropped:
+        logging.getLogger(__name__).warning(
+            f"Annotations left out that have no polygon of 3 or more points: {num_dropped}"
+        )
     return [
         {
             "file_name": os.path.join(image_root, image["file_name"]),

@@ -120,24 +120,26 @@ def warn_dropped(issues: Iterable[Issue], name: str, training: bool) -> None:
         logger.warning(f"Dataset {name}: faulty annotations {outcome}: {count_by_kind(dropped)}")
 
 
-def warn_suspicious(dicts: Sequence[DatasetDict], issues: Sequence[Issue], name: str) -> None:
+def warn_suspicious(
+    usable: Sequence[DatasetDict], issues: Sequence[Issue], name: str, num_annotations: int
+) -> None:
     """Warn of files with several image ids, and if most boxes disagree with their masks.
 
     Args:
-        dicts, issues: what :func:`validate_dicts` was given, and found.
+        usable, issues: see :func:`validate_dicts`.
+        num_annotations: usable or not.
     """
     files = [issue for issue in issues if issue.kind == "duplicate_file"]
     if files:
         logger.warning(f"Dataset {name}: {count_by_kind(files)}")
     # An annotation has one of these at most.
     num_wrong = sum(issue.kind == "mask_box_mismatch" or _is_bad_box(issue) for issue in issues)
-    total = sum(len(x.get("annotations", [])) for x in dicts)
-    if num_wrong > total / 2:
-        sized = ((x, size) for x in dicts if (size := recorded_size(x)))
+    if num_wrong > num_annotations / 2:
+        sized = ((x, size) for x in usable if (size := recorded_size(x)))
         annotations = ((a, size) for x, size in sized for a in x.get("annotations", []))
         cause = likely_cause(list(itertools.islice(annotations, 1000)))
         logger.warning(
-            f"Dataset {name}: {num_wrong} of {total} boxes disagree with their masks"
+            f"Dataset {name}: {num_wrong} of {num_annotations} boxes disagree with their masks"
             + (f"; the boxes seem to be {cause}" if cause else "")
         )
 

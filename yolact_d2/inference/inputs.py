@@ -57,10 +57,11 @@ def to_bgr(image: AnyImage, input_format: str) -> np.ndarray:
             kind += ", which OpenCV's imread gives for a file that it cannot read"
         if hasattr(image, "dtype"):
             kind += f" of {image.dtype} with the shape {tuple(image.shape)}"
+        order = "BGR" if input_format == "BGR" else "RGB"
         raise ValueError(
             f"an image cannot be of type {kind}; it is a path, a PIL image, an array of uint8 "
-            "(0 to 255) with the shape (H, W, 3) in BGR order or (H, W) in grey, or a tensor of uint8 with "
-            f"the shape (3, H, W) in {'BGR' if input_format == 'BGR' else 'RGB'} order or (H, W)"
+            "(0 to 255) with the shape (H, W, 3) in BGR order or (H, W) in grey, or a tensor of "
+            f"uint8 with the shape (3, H, W) in {order} order or (H, W)"
         )
     array = array.reshape(*array.shape[:2], -1)
     return array if array.shape[2] == 3 else np.repeat(array, 3, axis=2)
