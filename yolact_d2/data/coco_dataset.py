@@ -129,7 +129,7 @@ def use_own_reader(name: str, training: bool) -> None:
     parses the file each time. A file that cannot be read is left to Detectron2.
 
     Raises:
-        ValueError: naming the file and the first fatal issue.
+        ValueError: naming the file and the first fatal issue, or if the metadata has other classes.
     """
     if getattr(DatasetCatalog.data.get(name), "__module__", "") != load_coco_json.__module__:
         return
@@ -139,7 +139,13 @@ def use_own_reader(name: str, training: bool) -> None:
         coco = read_coco(data.json_file)
     except (OSError, ValueError):
         return
-    _register(name, COCOSource(data, coco, training))
+    source = COCOSource(data, coco, training)
+    names, stated = list(source.classes.values()), metadata.get("thing_classes")
+    if stated and list(map(str, stated)) != names:
+        raise ValueError(
+            f"dataset {name!r} has the thing_classes {list(stated)}, but {data.json_file} has {names}"
+        )
+    _register(name, source)
 
 
 def _register(name: str, source: COCOSource) -> None:
