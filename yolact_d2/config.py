@@ -218,6 +218,14 @@ def for_this_machine(cfg: CN) -> CN:
 
 
 def available_device(cfg: CN) -> str:
-    """MODEL.DEVICE, or "cpu" if that is a GPU and there is none."""
+    """MODEL.DEVICE, or "cpu" if that is a GPU and there is none.
+
+    Raises:
+        ValueError: if it is no device of PyTorch.
+    """
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: {error}") from error
     is_missing = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
     return "cpu" if is_missing else cfg.MODEL.DEVICE

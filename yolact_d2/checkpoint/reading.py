@@ -28,7 +28,10 @@ _ARRAY_GLOBALS = {
 
 # Keys under which programs store the weights, in the order of preference: those of Detectron2,
 # Lightning, PyTorch's tutorials and others.
-_WEIGHTS = ("model", "state_dict", "model_state_dict", "model_state", "net", "weights", "ema")
+_WEIGHTS = (
+    *("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network"),
+    *("params", "weights", "ema"),
+)
 
 
 class CheckpointMismatch(ValueError):
@@ -68,7 +71,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict):
         raise CheckpointMismatch(f"{path} is not a checkpoint: it holds no dict of tensors")
-    key = next((key for key in _WEIGHTS if isinstance(checkpoint.get(key), dict)), "model")
+    key = next((key for key in _WEIGHTS if _is_state_dict(checkpoint.get(key))), "model")
     if key != "model":
         checkpoint = {**checkpoint, "model": checkpoint[key]}
         del checkpoint[key]
@@ -98,12 +101,20 @@ def model_tensors(checkpoint: dict[str, Any], path: str) -> dict[str, Any]:
         CheckpointMismatch: if there are none, or other values among them.
     """
     model = checkpoint.get("model", checkpoint)
-    if not isinstance(model, dict) or not all(
-        isinstance(key, str) and isinstance(value, (torch.Tensor, np.ndarray))
-        for key, value in model.items()
-    ):
-        raise CheckpointMismatch(f"{path} is not a checkpoint: it holds no dict of tensors")
+    if not _is_state_dict(model):
+        keys = ", ".join(map(str, list(checkpoint)[:10]))
+        raise CheckpointMismatch(
+            f"{path} is not a checkpoint: it holds no dict of tensors, itself or under one of "
+            f"{', '.join(_WEIGHTS)}; it has {keys}"
+        )
     return model
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(key, str) and isinstance(tensor, (torch.Tensor, np.ndarray))
+        for key, tensor in value.items()
+    )
 
 
 def read_state_dict(path: str) -> StateDict:

@@ -76,8 +76,9 @@ def evaluation_issues(annotation: Annotation, size: Size) -> list[Issue]:
 
 
 def is_area(value: Any) -> bool:
+    """Whether a value is a positive number of pixels that is not beyond all images."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and value > 0
+    return is_number and 0 < value < 1e12
 
 
 def mask_extent(annotation: Annotation, size: Size) -> Box | None:
@@ -208,7 +209,7 @@ def _wrong_field(annotation: Annotation) -> str | None:
         return f"'bbox' is {annotation.get('bbox')!r}, not four finite numbers"
     if not is_whole(category):
         return f"'category_id' is {category!r}, not a whole number"
-    if not isinstance(crowd, Number) or crowd not in (0, 1):
+    if not isinstance(crowd, (Number, np.bool_)) or crowd not in (0, 1):
         return f"'iscrowd' is {crowd!r}, not 0 or 1"
     if annotation.get("ignore"):
         return "'ignore' is set, which Detectron2 does not support"

@@ -103,7 +103,9 @@ def _read_dataset(cfg, name: str, training: bool) -> list[DatasetDict]:
         except UnreadableImage as error:
             raise ValueError(f"dataset {name!r}: {error}") from error
         raise_fatal(issues, f"dataset {name!r}")
-        num_annotations = sum(len(x.get("annotations", [])) for x in dicts)
+        num_annotations = sum(len(x.get("annotations") or []) for x in dicts)
+        if not training:
+            _check_ground_truth(name, {x["image_id"] for x in dicts})
     warn_dropped(issues, name, training)
     warn_suspicious(usable, issues, name, num_annotations)
     _warn_crowds_only(usable, name)
@@ -124,6 +126,21 @@ def _read_registered(name: str, training: bool) -> list[DatasetDict]:
         if json_file:
             raise_fatal(validate_coco(read_coco(json_file)).issues, json_file)
         raise ValueError(f"dataset {name!r} cannot be read: {error!r}") from error
+
+
+def _check_ground_truth(name: str, image_ids: set[int | str]) -> None:
+    """Check the JSON that a dataset with a reader of its own is evaluated on."""
+    json_file = MetadataCatalog.get(name).get("json_file")
+    if not json_file or DatasetCatalog[name].__module__.startswith(__package__):
+        return
+    try:
+        coco = read_coco(json_file)
+    except OSError as error:
+        raise ValueError(f"dataset {name!r}: its json_file cannot be read: {error}") from error
+    raise_fatal(validate_coco(coco).issues, json_file)
+    unknown = image_ids - {image["id"] for image in coco["images"]}
+    if unknown:
+        raise ValueError(f"dataset {name!r}: {json_file} has no image with the id {unknown.pop()}")
 
 
 def _check_classes(cfg, name: str) -> None:

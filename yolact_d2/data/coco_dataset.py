@@ -1,10 +1,12 @@
 """Training and evaluation on COCO JSON files, without registering datasets in Python."""
 
+import os
 from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
+from detectron2.utils.file_io import PathManager
 
 from .coco_json import (
     COCO,
@@ -27,40 +29,65 @@ class COCODataset(NamedTuple):
 
 class COCOSource:
     """What DatasetCatalog calls for the dicts of a :class:`COCODataset`, without its unusable
-    annotations.
+    annotations. The file is parsed again if it has changed.
 
     Attributes:
         classes: names by category id, in the order of the ids.
-        coco: the content of the file; None for training data after the first call, which frees it.
         issues: of the annotations, none of them fatal.
         num_annotations: in the file.
     """
 
     def __init__(self, data: COCODataset, coco: COCO, training: bool):
         """
+        Args:
+            coco: the content of the file.
+            training: free it after the first call; later calls parse the file again.
+
         Raises:
             ValueError: naming the file and the first fatal issue.
         """
         self.data = data
-        self.coco: COCO | None = coco
-        self.num_annotations = len(coco["annotations"])
         self._training = training
-        self._validated: ValidatedCOCO | None = self._validate(coco)
+        self._coco: COCO | None
+        self._validated: ValidatedCOCO
+        self._set(coco)
+
+    def read(self) -> COCO:
+        """The content of the file."""
+        if self._coco is None or self._version != self._current_version():
+            self._set(read_coco(self.data.json_file))
+        return self._coco  # type: ignore[return-value]
+
+    def __call__(self) -> list[dict[str, Any]]:
+        self.read()
+        usable, numbers = self._validated._asdict(), class_numbers(self._validated.categories)
+        if self._training:
+            self._coco, self._validated = None, ValidatedCOCO([], [], [], [])
+        return to_dataset_dicts(usable, self.data.image_root, numbers)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return {
+            "json_file": self.data.json_file,
+            "image_root": self.data.image_root,
+            "evaluator_type": "coco",
+            "thing_classes": list(self.classes.values()),
+            "thing_dataset_id_to_contiguous_id": {i: n for n, i in enumerate(self.classes)},
+        }
+
+    def _set(self, coco: COCO) -> None:
+        self._version = self._current_version()
+        self._coco = coco
+        self._validated = validate_coco(coco)
+        raise_fatal(self._validated.issues, self.data.json_file)
         self.issues = self._validated.issues
+        self.num_annotations = len(coco["annotations"])
         categories = ((category["id"], category["name"]) for category in coco["categories"])
         self.classes: dict[int, str] = dict(sorted(categories))
 
-    def _validate(self, coco: COCO) -> ValidatedCOCO:
-        validated = validate_coco(coco)
-        raise_fatal(validated.issues, self.data.json_file)
-        return validated
-
-    def __call__(self) -> list[dict[str, Any]]:
-        usable = self._validated or self._validate(read_coco(self.data.json_file))
-        if self._training:
-            self.coco = self._validated = None
-        numbers = class_numbers(usable.categories)
-        return to_dataset_dicts(usable._asdict(), self.data.image_root, numbers)
+    def _current_version(self) -> tuple[int, int]:
+        stat = os.stat(PathManager.get_local_path(self.data.json_file))
+        return stat.st_mtime_ns, stat.st_size
 
 
 def use_coco_datasets(
@@ -140,22 +167,20 @@ def use_own_reader(name: str, training: bool) -> None:
     except (OSError, ValueError):
         return
     source = COCOSource(data, coco, training)
-    names, stated = list(source.classes.values()), metadata.get("thing_classes")
-    if stated and list(map(str, stated)) != names:
-        raise ValueError(
-            f"dataset {name!r} has the thing_classes {list(stated)}, but {data.json_file} has {names}"
-        )
+    for key, stated in (
+        ("thing_classes", [str(x) for x in metadata.get("thing_classes", [])]),
+        ("thing_dataset_id_to_contiguous_id", metadata.get("thing_dataset_id_to_contiguous_id")),
+    ):
+        if stated and stated != source.metadata[key]:
+            raise ValueError(
+                f"dataset {name!r}: its metadata has the {key} {stated}, but {data.json_file} has "
+                f"{source.metadata[key]}"
+            )
     _register(name, source)
 
 
 def _register(name: str, source: COCOSource) -> None:
     DatasetCatalog[name] = source
     metadata = MetadataCatalog.get(name)
-    values = {
-        "json_file": source.data.json_file,
-        "image_root": source.data.image_root,
-        "evaluator_type": "coco",
-        "thing_classes": list(source.classes.values()),
-        "thing_dataset_id_to_contiguous_id": {i: n for n, i in enumerate(source.classes)},
-    }
-    metadata.set(**{k: v for k, v in values.items() if k not in metadata.as_dict()})
+    stated = metadata.as_dict()
+    metadata.set(**{k: v for k, v in source.metadata.items() if k not in stated})

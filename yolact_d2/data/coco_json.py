@@ -104,7 +104,7 @@ def repeated(records: Iterable[Record], field: str) -> Iterator[tuple[Record, Re
     """Records with a value that an earlier one has, each with the first of that value."""
     firsts: dict[Any, Record] = {}
     for record in records:
-        value = record[field]
+        value = os.path.normpath(record[field]) if field == "file_name" else record[field]
         if value in firsts:
             yield record, firsts[value]
         else:

@@ -45,7 +45,7 @@ def validate_dicts(
         if wrong:
             issues.append(Issue("bad_record", FATAL, wrong, *where))
             continue
-        annotations, kept = record.get("annotations", []), []
+        annotations, kept = record.get("annotations") or [], []
         size = recorded_size(record) if annotations else None
         for number, annotation in enumerate(annotations):
             size = size or displayed_size(record["file_name"])
@@ -140,7 +140,7 @@ def warn_suspicious(
         cause = likely_cause(list(itertools.islice(annotations, 1000)))
         logger.warning(
             f"Dataset {name}: {num_wrong} of {num_annotations} boxes disagree with their masks"
-            + (f"; the boxes seem to be {cause}" if cause else "")
+            + (f"; {cause}" if cause else "")
         )
 
 

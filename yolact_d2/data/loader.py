@@ -69,17 +69,16 @@ def training_dicts(cfg) -> list[dict[str, Any]]:
     """
     names = cfg.DATASETS.TRAIN
     dicts = list(itertools.chain(*(usable_training_dicts(cfg, name) for name in names)))
-    annotations = [annotation for x in dicts for annotation in x.get("annotations", [])]
+    dicts = [{**x, "annotations": x.get("annotations") or []} for x in dicts]
+    annotations = [annotation for x in dicts for annotation in x["annotations"]]
     if annotations and all(annotation.get("iscrowd", 0) for annotation in annotations):
         raise ValueError(
             f"DATASETS.TRAIN, {names}: all {len(annotations)} annotations are crowd regions "
             "(iscrowd 1), which cannot be trained on"
         )
-    has_annotations = "annotations" in dicts[0]
-    if has_annotations:
-        classes = list(map(str, MetadataCatalog.get(names[0]).thing_classes))
-        print_instances_class_histogram(dicts, classes)
-    if has_annotations and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+    classes = list(map(str, MetadataCatalog.get(names[0]).thing_classes))
+    print_instances_class_histogram(dicts, classes)
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         dicts = filter_images_with_only_crowd_annotations(dicts)
     if not dicts:
         raise ValueError(f"DATASETS.TRAIN, {names}, has no objects to train on")

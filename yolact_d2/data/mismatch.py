@@ -23,13 +23,13 @@ _LIKELY = 0.5
 
 
 def likely_cause(annotations: Sequence[tuple[Annotation, Size]]) -> str | None:
-    """What the boxes of a dataset probably are, if most of them do not fit their masks.
+    """Why most boxes of a dataset do not fit their masks.
 
     Args:
         annotations: usable or not, each with the size of its image.
 
     Returns:
-        a phrase such as "[x1, y1, x2, y2]"; None if no reading of the boxes makes most of them
+        a phrase such as "the boxes seem to be [x1, y1, x2, y2]"; None if no layout makes most boxes
         fit, or if they fit as they are.
     """
     known = [(a, size, mask_extent(a, size)) for a, size in annotations]
@@ -38,6 +38,8 @@ def likely_cause(annotations: Sequence[tuple[Annotation, Size]]) -> str | None:
         return None
     boxes = np.array([a["bbox"] for a, _, _ in known], float)
     sides = np.array([(*size, *size) for _, size, _ in known], float)
+    if np.max([extent for _, _, extent in known]) <= 1 < boxes.max():
+        return "the masks seem to be divided by the size of the image"
     extents = np.clip([extent for _, _, extent in known], 0, sides)
     tolerance = np.maximum(BOX_TOLERANCE, RELATIVE_BOX_TOLERANCE * _sizes(extents))
     mode = known[0][0].get("bbox_mode", BoxMode.XYWH_ABS)
@@ -49,13 +51,17 @@ def likely_cause(annotations: Sequence[tuple[Annotation, Size]]) -> str | None:
         for change, changed in {
             "": boxes,
             " divided by the size of the image": boxes * sides,
+            " in percent of the size of the image": boxes * sides / 100,
+            " in thousandths of the size of the image": boxes * sides / 1000,
             f" of images of another size, {1 / scale:.3g} times as large": boxes * scale,
             " with x and y exchanged": boxes[:, [1, 0, 3, 2]],
         }.items():
             fits = np.abs(to_corners(changed).clip(0, sides) - extents) <= tolerance
             scores.setdefault(layout + change, fits.all(axis=1).mean())
     best = max(scores, key=scores.__getitem__)
-    return best if scores[best] > max(_LIKELY, scores[stated]) else None
+    if scores[best] <= max(_LIKELY, scores[stated]):
+        return None
+    return f"the boxes seem to be {best}"
 
 
 def _sizes(boxes: np.ndarray) -> Any:

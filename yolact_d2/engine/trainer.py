@@ -85,7 +85,7 @@ class Trainer(DefaultTrainer):
         if comm.is_main_process():
             remove_partial_files(self.cfg.OUTPUT_DIR)
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
-        if comm.is_main_process() and not resume:
+        if comm.is_main_process() and self.start_iter == 0:
             keep_old_metrics(self.cfg.OUTPUT_DIR)
         if isinstance(self.data_loader, TrainLoader):
             self.data_loader.start_at(self.start_iter)
@@ -108,6 +108,12 @@ class Trainer(DefaultTrainer):
     @staticmethod
     def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
         """As Detectron2's, but nothing is scaled below 1, and SOLVER.STEPS stay distinct."""
+        reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+        if reference > 0 and cfg.SOLVER.IMS_PER_BATCH % reference:
+            raise ValueError(
+                f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, not a multiple of "
+                f"SOLVER.REFERENCE_WORLD_SIZE, {reference}"
+            )
         scaled = DefaultTrainer.auto_scale_workers(cfg, num_workers)
         if scaled is cfg:
             return cfg

@@ -7,8 +7,8 @@ from typing import Any
 from unittest import mock
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import convert_to_coco_dict
 from detectron2.evaluation import COCOEvaluator
-from detectron2.utils import comm
 from detectron2.utils.logger import log_first_n
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
@@ -41,27 +41,26 @@ class InstanceCOCOEvaluator(COCOEvaluator):
         """
         self._coco_api: COCO
         metadata = MetadataCatalog.get(dataset_name)
+        converted = f"{dataset_name}_coco_format.json"
+        if metadata.get("json_file", "").endswith(converted):
+            del metadata.json_file  # made by another evaluator, perhaps of other labels
         has_json = hasattr(metadata, "json_file")
-        if has_json and metadata.json_file.endswith(f"{dataset_name}_coco_format.json"):
-            has_json = False
-            del metadata.json_file  # made by another evaluator
 
         def read(path: str) -> COCO:
             source = DatasetCatalog.data.get(dataset_name)
-            is_parsed = isinstance(source, COCOSource) and source.coco is not None
-            dataset = source.coco if is_parsed else read_json(path)
             if not has_json:
-                dataset.setdefault("annotations", [])  # Detectron2 omits an empty list.
+                dataset = {"annotations": [], **convert_to_coco_dict(dataset_name)}
+            else:
+                dataset = source.read() if isinstance(source, COCOSource) else read_json(path)
             return _index(_complete(dataset, dataset_name))
 
-        # Rank 0 evaluates: the others may read the JSON that it has made.
-        is_rank_0 = not kwargs.get("distributed", True) or comm.is_main_process()
-        kwargs = {"use_fast_impl": False, "allow_cached_coco": not is_rank_0, **kwargs}
-        # pycocotools would parse the file at each evaluation, in the encoding of the locale.
-        with mock.patch("detectron2.evaluation.coco_evaluation.COCO", read):
-            super().__init__(dataset_name, tasks, *args, **kwargs)
+        # Detectron2 would parse the file at each evaluation, in the encoding of the locale, and
+        # write and reuse a file for a dataset without one.
+        module = "detectron2.evaluation.coco_evaluation"
+        with mock.patch(f"{module}.COCO", read), mock.patch(f"{module}.convert_to_coco_json"):
+            super().__init__(dataset_name, tasks, *args, **{"use_fast_impl": False, **kwargs})
         if not has_json:
-            del metadata.json_file  # The next evaluation converts the dataset again.
+            del metadata.json_file
 
     def _derive_coco_results(
         self, coco_eval: COCOeval | None, iou_type: str, class_names: Sequence[str] | None = None

@@ -55,12 +55,14 @@ def find_classes(classes: Sequence[str | int], metadata: Metadata, num_classes: 
     names = metadata.get("thing_classes")
     known = list(map(str, names or range(num_classes)))
     numbers = []
-    for wanted in [classes] if isinstance(classes, str) else classes:
+    for wanted in [classes] if isinstance(classes, (str, int)) else classes:
         found = [i for i in range(num_classes) if wanted in (known[i], i)]
         if not found:
             kind = "classes" if names else "class names are unknown, and its numbers"
             raise ValueError(f"no class {wanted!r}: the model's {kind} are {', '.join(known)}")
         numbers += found
+    if not numbers:
+        raise ValueError("the list of classes is empty")
     return numbers
 
 

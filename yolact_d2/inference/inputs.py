@@ -10,7 +10,6 @@ from PIL import Image
 
 from ..data.images import read_image, to_array
 
-INPUT_FORMATS = ("RGB", "BGR", "L")
 AnyImage: TypeAlias = str | os.PathLike | Image.Image | np.ndarray | torch.Tensor
 
 
@@ -35,6 +34,13 @@ def to_bgr(image: AnyImage, input_format: str) -> np.ndarray:
     if isinstance(image, (str, os.PathLike)):
         return read_image(os.fspath(image), format="BGR")
     if isinstance(image, Image.Image):
+        if 0 in image.size:
+            raise ValueError(f"a PIL image has the size {image.size}")
+        if image.mode[0] == "I" and image.getextrema()[1] < 256:
+            raise ValueError(
+                f"a PIL image of mode {image.mode} has 16 bits, but its values are below 256: "
+                'use image.convert("L")'
+            )
         try:
             return to_array(image, "BGR")
         except (OSError, ValueError) as error:

@@ -12,7 +12,7 @@ from detectron2.utils.visualizer import Visualizer
 from ..checkpoint import YOLACTCheckpointer, check_weights_exist
 from ..visualization.labels import get_image, with_drawable_names
 from .classes import class_metadata, find_classes
-from .inputs import INPUT_FORMATS, AnyImage, to_bgr, to_model_input
+from .inputs import AnyImage, to_bgr, to_model_input
 
 
 def drawing_threshold(cfg: CfgNode, option: float | None, default: float) -> float:
@@ -62,10 +62,6 @@ class Predictor:
             raise ValueError(f"the confidence threshold is {confidence_threshold}, not in 0..1")
         if top_k < 0:
             raise ValueError(f"top-k is {top_k}, less than 0")
-        if cfg.INPUT.FORMAT not in INPUT_FORMATS:
-            raise ValueError(
-                f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}, not one of: {', '.join(INPUT_FORMATS)}"
-            )
         check_weights_exist(cfg.MODEL.WEIGHTS)
         if not cfg.MODEL.WEIGHTS:
             logging.getLogger(__name__).warning("MODEL.WEIGHTS is empty: the model is untrained.")

@@ -134,6 +134,10 @@ class YOLACT(DenseDetector):
             )
         if cfg.MODEL.YOLACT.PROTONET.NUM_PROTOTYPES < 1:
             raise ValueError("MODEL.YOLACT.PROTONET.NUM_PROTOTYPES must be 1 or more")
+        if cfg.TEST.DETECTIONS_PER_IMAGE < 1:
+            raise ValueError("TEST.DETECTIONS_PER_IMAGE must be 1 or more")
+        if cfg.INPUT.FORMAT not in ("RGB", "BGR", "L"):
+            raise ValueError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}, not one of: RGB, BGR, L")
         mean, std = len(cfg.MODEL.PIXEL_MEAN), len(cfg.MODEL.PIXEL_STD)
         is_grey = cfg.INPUT.FORMAT == "L"
         if mean != std or mean not in ((1, 3) if is_grey else (3,)):
