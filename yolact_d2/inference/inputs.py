@@ -36,7 +36,7 @@ def to_bgr(image: AnyImage, input_format: str) -> np.ndarray:
     if isinstance(image, Image.Image):
         if 0 in image.size:
             raise ValueError(f"a PIL image has the size {image.size}")
-        if image.mode[0] == "I" and image.getextrema()[1] < 256:
+        if image.mode[0] == "I" and np.asarray(image).max() < 256:
             raise ValueError(
                 f"a PIL image of mode {image.mode} has 16 bits, but its values are below 256: "
                 'use image.convert("L")'
