@@ -7,7 +7,7 @@ from typing import Any
 from unittest import mock
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import convert_to_coco_dict
+from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.logger import log_first_n
 from pycocotools import mask as mask_util
