@@ -41,18 +41,12 @@ def is_equal(first, second):
     )
 
 
-def test_predictions_are_those_of_detectron2s_predictor(cfg, images):
-    predictor = Predictor(cfg, confidence_threshold=0)
-    expected = DefaultPredictor(cfg)
-    for image in images:
-        assert is_equal(predictor(image), expected(image)["instances"].to("cpu"))
-
-
-def test_batch_and_single_images_give_the_same_predictions(cfg, images):
-    predictor = Predictor(cfg, confidence_threshold=0)
-    batch = predictor.predict(images)
-    assert [instances.image_size for instances in batch] == [image.shape[:2] for image in images]
-    assert all(is_equal(instances, predictor(image)) for instances, image in zip(batch, images))
+def test_images_and_batches_give_the_predictions_of_detectron2s_predictor(cfg, images):
+    predictor, default_predictor = Predictor(cfg, confidence_threshold=0), DefaultPredictor(cfg)
+    for image, instances in zip(images, predictor.predict(images)):
+        assert instances.image_size == image.shape[:2]
+        expected = default_predictor(image)["instances"].to("cpu")
+        assert is_equal(instances, expected) and is_equal(predictor(image), expected)
 
 
 def test_threshold_and_top_k_keep_the_best(cfg, images):
