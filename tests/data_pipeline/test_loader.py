@@ -9,7 +9,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch.utils.data import Dataset
 
 from yolact_d2.data import COCODataset, build_test_loader, build_train_loader, use_coco_datasets
@@ -37,10 +36,7 @@ def cfg(shapes_cfg, shapes):
     shapes_cfg.merge_from_list(
         ["INPUT.IMAGE_SIZE", 64, "SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0]
     )
-    yield shapes_cfg
-    for name in ("custom_train", "custom_val"):
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    return shapes_cfg
 
 
 def batches(cfg, num, start=0):

@@ -142,22 +142,13 @@ def test_masks_are_visible_parts_without_holes(masks_by_image):
 def test_loading_generates_the_dataset(tmp_path, monkeypatch):
     generate = partial(shapes.generate_shapes, num_train=3, num_val=2)
     monkeypatch.setattr(shapes, "generate_shapes", generate)
-    root, names = tmp_path / "made" / "on" / "demand", ["shapes_test_train", "shapes_test_val"]
+    root = tmp_path / "made" / "on" / "demand"
     shapes.register_shapes(str(root), prefix="shapes_test")
-    try:
-        assert not root.exists()
-        train, val = (DatasetCatalog.get(name) for name in names)
-        assert (len(train), len(val)) == (3, 2)
-        for record in train + val:
-            assert os.path.isfile(record["file_name"])
-            assert record["annotations"]
-            assert all(0 <= a["category_id"] < 4 for a in record["annotations"])
-        metadata = MetadataCatalog.get("shapes_test_val")
-        assert metadata.thing_classes == list(shapes.SHAPE_CLASSES)
-        assert metadata.evaluator_type == "coco"
-        assert metadata.image_root == str(root / "val")
-        assert os.path.isfile(metadata.json_file)
-    finally:
-        for name in names:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
+    assert not root.exists()
+    train, val = (DatasetCatalog.get(f"shapes_test_{split}") for split in ("train", "val"))
+    assert (len(train), len(val)) == (3, 2)
+    for record in train + val:
+        assert os.path.isfile(record["file_name"])
+        assert record["annotations"]
+        assert all(0 <= a["category_id"] < 4 for a in record["annotations"])
+    assert os.path.isfile(MetadataCatalog.get("shapes_test_val").json_file)
