@@ -64,14 +64,6 @@ def data(tmp_path_factory):
     return root
 
 
-def flags(data, *splits):
-    return [
-        word
-        for split in splits
-        for word in (f"--{split}-json", data / f"{split}.json", f"--{split}-images", data / split)
-    ]
-
-
 def change_category(path, changed_path, change):
     """Write a JSON in which the category 3 is changed."""
     coco = json.loads(path.read_text())
@@ -97,10 +89,12 @@ def runs(data, output):
     weights = ["MODEL.WEIGHTS", output / "model_final.pth"]
     options = [*SMALL.split(), *LOW, "OUTPUT_DIR", output]
     train = [f"{REPO}/train_net.py", "--config-file"]
+    datasets = [
+        "--train-json", data / "train.json", "--train-images", data / "train",
+        "--val-json", data / "val.json", "--val-images", data / "val",
+    ]  # fmt: skip
     commands = {
-        "train": [
-            *train, CONFIG, *flags(data, "train", "val"), *options, "SOLVER.MAX_ITER", 2,
-        ],
+        "train": [*train, CONFIG, *datasets, *options, "SOLVER.MAX_ITER", 2],
         # With the config that training started from, which does not name the classes.
         "evaluate others": [
             *train, CONFIG, "--eval-only", "--val-json", data / "named.json", "--val-images", data,

@@ -5,8 +5,9 @@ import colorsys
 import numpy as np
 import pytest
 from detectron2.data import transforms as T
-from plain import CONFIGS, base_cfg, bilinear
+from plain import base_cfg, bilinear
 
+from yolact_d2 import model_zoo
 from yolact_d2.data.augmentation import (
     ExpandTransform,
     PatchTransform,
@@ -34,19 +35,9 @@ def _cfg(*opts):
     return cfg
 
 
-def _config_file(name):
-    cfg = base_cfg()
-    cfg.merge_from_file(str(CONFIGS / f"{name}.yaml"))
-    return cfg
-
-
 def _random_image(height, width):
     values = np.random.default_rng(0).integers(0, 256, size=(height, width, 3))
     return values.astype(np.float32)
-
-
-def _random_mask(height, width):
-    return np.random.default_rng(0).integers(0, 2, size=(height, width)).astype(np.uint8)
 
 
 def _assert_about(count, draws, probability, sigmas=4.5):
@@ -128,7 +119,8 @@ def test_random_photometric_distribution():
 
 
 def test_expand_pads_the_image_with_a_colour_and_masks_with_zero():
-    image, mask, fill = _random_image(4, 6), _random_mask(4, 6), (1.5, 20.0, 255.0)
+    image, fill = _random_image(4, 6), (1.5, 20.0, 255.0)
+    mask = (image[..., 0] > 127).astype(np.uint8)
     transform = ExpandTransform(2, 3, 5, 1, 6, 4, pad_value=fill)
     for channels in (3, 1):
         result = transform.apply_image(image[..., :channels])
@@ -265,7 +257,7 @@ def test_random_patch_keeps_images_whole_without_an_object_in_reach():
 
 
 def test_recipe_of_the_paper():
-    cfg = _config_file("yolact_R_101_FPN_550")
+    cfg = model_zoo.get_config("yolact_R_101_FPN_550")
     assert cfg.INPUT.MIN_BOX_SIZE == 4
     augmentations = build_augmentation(cfg)
     assert [type(a) for a in augmentations] == ORDER
@@ -275,11 +267,11 @@ def test_recipe_of_the_paper():
     assert crop.min_ratio == 0.3
     assert flip.horizontal and flip.prob == 0.5
     assert resize.shape == (550, 550)
-    darknet = build_augmentation(_config_file("yolact_darknet53_FPN_550"))
+    darknet = build_augmentation(model_zoo.get_config("yolact_darknet53_FPN_550"))
     np.testing.assert_allclose(darknet[1].fill, [123.68, 116.78, 103.94])
     # COCO's images, of at most 640 pixels, are never shrunk.
     assert expand.max_side == 640 * expand.max_ratio == 2560
-    assert build_augmentation(_config_file("yolact_R_101_FPN_700"))[1].max_side == 2800
+    assert build_augmentation(model_zoo.get_config("yolact_R_101_FPN_700"))[1].max_side == 2800
 
 
 def test_each_switch_removes_its_augmentation():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from processes import assert_refused, run_here
 from tqdm import tqdm
-from videos import HEIGHT, WIDTH, numbers, read_video, write_video
+from videos import HEIGHT, WIDTH, Camera, numbers, read_video, write_video
 
 from yolact_d2 import model_zoo
 
@@ -81,33 +81,6 @@ def test_results_of_chosen_classes_as_polygons_need_no_output_and_no_display(
     assert os.listdir(tmp_path) == ["results.json"]
 
 
-def test_threshold_of_the_config_holds_without_the_option(tmp_path, model, video, run):
-    path = tmp_path / "results.json"
-    args = ["--video-input", video, "--results-json", path, "--top-k", 1, *model]
-    for threshold, has_results in ((0.0, False), (1e-3, True)):  # 0.5 where the config has none
-        run(*args, "MODEL.YOLACT.SCORE_THRESH_TEST", threshold)
-        assert bool(json.loads(path.read_text())) == has_results
-
-
-class Camera:
-    """Stands in for OpenCV's capture of a camera. Ctrl-C is pressed before the sixth frame."""
-
-    def __init__(self, source):
-        self.source, self.count = source, 0
-
-    def read(self):
-        self.count += 1
-        if self.count == 7:  # the first frame is read to check the camera
-            raise KeyboardInterrupt
-        return True, np.full((HEIGHT, WIDTH, 3), 20 * self.count, np.uint8)
-
-    def get(self, key):
-        return -1.0
-
-    def release(self):
-        self.source = None
-
-
 @pytest.mark.parametrize(
     "args, source, name",
     [([], 0, "camera_0"), (["3"], 3, "camera_3"), (["/dev/null"], "/dev/null", "null")],
@@ -116,8 +89,13 @@ def test_interrupting_a_camera_completes_its_video(
     tmp_path, model, run, monkeypatch, args, source, name
 ):
     sources = []
+
+    def capture(source):
+        sources.append(source)
+        return Camera(interrupted_before=7)  # the first frame is read to check the camera
+
     with monkeypatch.context() as patch:
-        patch.setattr(cv2, "VideoCapture", lambda source: sources.append(source) or Camera(source))
+        patch.setattr(cv2, "VideoCapture", capture)
         assert run("--webcam", *args, "--output", tmp_path / "out", *model).returncode == 0
     assert sources == [source]
     assert os.listdir(tmp_path / "out") == [f"{name}.mp4"]
@@ -163,7 +141,6 @@ def folder(tmp_path_factory):
     """Files for the cases below."""
     folder = tmp_path_factory.mktemp("bad")
     cv2.imwrite(str(folder / "good.png"), np.zeros((9, 9, 3), np.uint8))
-    (folder / "text.yaml").write_text("a: [")
     return folder
 
 
@@ -180,11 +157,6 @@ GOOD = "--input {0}/good.png --output {0}/out"
             f"{GOOD} --config-file yolact",
             "there is no config file and no model 'yolact'; the models are yolact_R_",
         ),
-        (
-            f"{GOOD} --config-file {{0}}/nowhere.yaml",
-            "there is no config file and no model '{0}/nowhere.yaml'",
-        ),
-        (f"{GOOD} --config-file {{0}}/text.yaml", "{0}/text.yaml cannot be read as a config"),
         (f"{GOOD} --opts MODEL.WEIGHTS", "odd length"),
         (f"{GOOD} --opts MODEL.WEIGHTS {{0}}/a.pth", "there is no file '{0}/a.pth'"),
         (f"{GOOD} --batch-size 0", "--batch-size is 0"),
