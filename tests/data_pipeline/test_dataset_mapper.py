@@ -200,8 +200,7 @@ def test_values_without_augmentation(objects):
     assert (result["file_name"], result["image_id"]) == (objects, 7)
     assert result["image"].is_contiguous()
     instances = result["instances"]
-    fields = {"gt_boxes", "gt_classes", "gt_masks", "gt_iscrowd"}
-    assert set(instances.get_fields()) == fields
+    assert set(instances.get_fields()) == {"gt_boxes", "gt_classes", "gt_masks", "gt_iscrowd"}
     assert instances.gt_classes.tolist() == [0, 1, 2, 3, 4]
     assert instances.gt_classes.dtype == torch.int64
     assert instances.gt_iscrowd.tolist() == [False] * 4 + [True]
