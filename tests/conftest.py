@@ -1,6 +1,7 @@
 import os
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from hypothesis import settings
 
 from yolact_d2 import load_config
@@ -26,3 +27,13 @@ def shapes_cfg():
 def plus_shapes_cfg():
     """The config of the YOLACT++ shapes model, for the CPU."""
     return _config("yolact_plus_shapes")
+
+
+@pytest.fixture(autouse=True)
+def forget_datasets():
+    """Remove the datasets that a test registers."""
+    known = {*DatasetCatalog, *MetadataCatalog}
+    yield
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        for name in {*catalog} - known:
+            catalog.remove(name)

@@ -2,18 +2,15 @@
 
 import json
 import os
-import runpy
-import sys
 from collections import Counter
 
-import pycocotools.mask as mask_util
 import pytest
 import yaml
 from coco_examples import rle
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from plain import assert_equal
-from processes import assert_refused, run_programs
+from processes import REPO, assert_refused, run_here, run_programs
 from pycocotools.coco import COCO
 
 from yolact_d2 import load_config
@@ -27,8 +24,7 @@ from yolact_d2.data import (
 from yolact_d2.data.shapes import generate_shapes
 from yolact_d2.evaluation import build_evaluator
 
-REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-CONFIG = os.path.join(REPO, "configs", "yolact_shapes.yaml")
+CONFIG = str(REPO / "configs" / "yolact_shapes.yaml")
 SMALL = "MODEL.DEVICE cpu INPUT.IMAGE_SIZE 64 DATALOADER.NUM_WORKERS 0 SOLVER.IMS_PER_BATCH 4"
 # Low enough for a model that has hardly been trained to find something.
 LOW = ["MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST", "0.0"]
@@ -38,22 +34,15 @@ NAMES = {7: "Kreis", 1000: "no", 3: "a b"}
 IN_ORDER = ["a b", "Kreis", "no"]
 
 
-def to_rle(polygons, image, compressed):
-    encoded = mask_util.frPyObjects(polygons, image["height"], image["width"])
-    return rle(mask_util.decode(mask_util.merge(encoded)), compressed)
-
-
 def change_json(path):
     """Make of a shapes file one with gaps in the ids, without info and licenses, with polygons and
     both kinds of RLE, crowds, images without annotations, annotations without area and iscrowd."""
-    coco = json.loads(path.read_text())
-    images = {image["id"]: image for image in coco["images"]}
+    coco, shapes = json.loads(path.read_text()), COCO(str(path))
     annotations = [a for a in coco["annotations"] if a["category_id"] in IDS and a["image_id"] != 2]
     for i, annotation in enumerate(annotations):
-        annotation["category_id"] = IDS[annotation["category_id"]]
         if i % 3:
-            image = images[annotation["image_id"]]
-            annotation["segmentation"] = to_rle(annotation["segmentation"], image, i % 3 == 1)
+            annotation["segmentation"] = rle(shapes.annToMask(annotation), compressed=i % 3 == 1)
+        annotation["category_id"] = IDS[annotation["category_id"]]
         if i % 2:
             del annotation["area"], annotation["iscrowd"]
         elif i % 8 == 4:
@@ -73,14 +62,6 @@ def data(tmp_path_factory):
         os.rename(root / "annotations" / f"instances_{split}.json", root / f"{split}.json")
         change_json(root / f"{split}.json")
     return root
-
-
-def flags(data, *splits):
-    return [
-        word
-        for split in splits
-        for word in (f"--{split}-json", data / f"{split}.json", f"--{split}-images", data / split)
-    ]
 
 
 def change_category(path, changed_path, change):
@@ -108,14 +89,12 @@ def runs(data, output):
     weights = ["MODEL.WEIGHTS", output / "model_final.pth"]
     options = [*SMALL.split(), *LOW, "OUTPUT_DIR", output]
     train = [f"{REPO}/train_net.py", "--config-file"]
+    datasets = [
+        "--train-json", data / "train.json", "--train-images", data / "train",
+        "--val-json", data / "val.json", "--val-images", data / "val",
+    ]  # fmt: skip
     commands = {
-        "train": [
-            *train, CONFIG, *flags(data, "train", "val"), *options, "SOLVER.MAX_ITER", 2,
-        ],
-        "evaluate": [
-            *train, output / "config.yaml", "--eval-only", *flags(data, "val"), *weights,
-            "OUTPUT_DIR", output / "again",
-        ],
+        "train": [*train, CONFIG, *datasets, *options, "SOLVER.MAX_ITER", 2],
         # With the config that training started from, which does not name the classes.
         "evaluate others": [
             *train, CONFIG, "--eval-only", "--val-json", data / "named.json", "--val-images", data,
@@ -124,9 +103,6 @@ def runs(data, output):
         "resume with others": [
             *train, CONFIG, "--resume", "--train-json", data / "numbered.json", "--train-images",
             data, *options,
-        ],
-        "resume": [
-            *train, CONFIG, "--resume", *flags(data, "train"), *options, "SOLVER.MAX_ITER", 3,
         ],
         "demo": [
             f"{REPO}/demo/demo.py", "--config-file", output / "config.yaml", "--input",
@@ -147,29 +123,13 @@ def test_training_saves_the_classes_and_evaluates(runs, output):
     results = json.loads((output / "inference" / "coco_instances_results.json").read_text())
     assert {result["category_id"] for result in results} <= set(NAMES)
     assert {result["image_id"] for result in results} == {1, 2, 3}
-
-
-@pytest.mark.slow
-def test_evaluation_only_gives_the_metrics_of_training(runs, output):
-    assert runs["evaluate"].returncode == 0, runs["evaluate"].stderr
-    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
-    [metrics] = [line for line in lines if "segm/AP" in line]
-    assert {"segm/AP-Kreis", "segm/AP-no"} <= set(metrics)
-    expected = ",".join(f"{metrics[f'segm/{key}']:.4f}" for key in ("AP", "AP50", "AP75"))
-    assert expected in runs["evaluate"].stdout
+    assert "segm/AP-Kreis" in (output / "metrics.json").read_text()
 
 
 @pytest.mark.slow
 def test_other_classes_than_the_trained_ones_are_refused(runs):
     for name, file in (("evaluate others", "named"), ("resume with others", "numbered")):
         assert_refused(runs[name], f"{file}.json has the classes", "was trained on")
-
-
-@pytest.mark.slow
-def test_resume(runs):
-    assert runs["resume"].returncode == 0, runs["resume"].stderr
-    assert "Starting training from iteration 2" in runs["resume"].stdout
-    assert "Evaluation" not in runs["resume"].stdout
 
 
 @pytest.mark.slow
@@ -187,28 +147,23 @@ def test_demo_writes_the_class_names(runs, output, data):
 
 @pytest.fixture
 def datasets(data):
-    yield (
+    return [
         COCODataset(str(data / f"{split}.json"), str(data / split)) for split in ("train", "val")
-    )
-    for name in ("custom_train", "custom_val"):
-        if name in DatasetCatalog:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
+    ]
 
 
 def test_dicts_and_metadata_are_those_of_detectron2(datasets):
     train, val = datasets
     use_coco_datasets(load_config(CONFIG), train, val)
     for name, dataset in (("custom_train", train), ("custom_val", val)):
-        expected = load_coco_json(*dataset, "expected")
+        expected = load_coco_json(*dataset, f"expected {name}")
         assert any("counts" in a["segmentation"] for x in expected for a in x["annotations"])
         for _ in range(2):  # the training JSON is read again
             assert_equal(DatasetCatalog.get(name), expected)
-        ours, theirs = MetadataCatalog.get(name), MetadataCatalog.get("expected")
+        ours, theirs = MetadataCatalog.get(name), MetadataCatalog.get(f"expected {name}")
         assert ours.thing_classes == theirs.thing_classes == IN_ORDER
         key = "thing_dataset_id_to_contiguous_id"
         assert ours.get(key) == theirs.get(key) == {3: 0, 7: 1, 1000: 2}
-        MetadataCatalog.remove("expected")
 
 
 def test_each_json_is_parsed_once(datasets, tmp_path, monkeypatch):
@@ -227,23 +182,12 @@ def test_each_json_is_parsed_once(datasets, tmp_path, monkeypatch):
     assert DatasetCatalog["custom_train"].coco is None  # freed
 
 
-def _first(key, **changes):
-    """Changes to the first record of a list."""
-    return lambda coco: coco[key][0].update(changes)
-
-
-BAD_FILES = [
-    (_first("categories", id="x"), "categories[0] has the 'id' 'x'"),
-    (lambda coco: coco["categories"].clear(), "'categories' is empty"),
-    (lambda coco: coco["images"].append(coco["images"][0]), "images[5] has the id 1 of another"),
-    (_first("annotations", category_id=8), "there is no category with id 8"),
-    (_first("annotations", segmentation={"size": [8, 8], "counts": "0"}), "the RLE is 8 x 8"),
-]
-
-
 def test_fatal_issue_names_the_file(data, tmp_path):
     path, original = tmp_path / "bad.json", (data / "train.json").read_text()
-    for change, message in BAD_FILES:
+    for change, message in (
+        (lambda coco: coco["categories"][0].update(id="x"), "categories[0] has the 'id' 'x'"),
+        (lambda coco: coco["categories"].clear(), "'categories' is empty"),
+    ):
         coco = json.loads(original)
         change(coco)
         path.write_text(json.dumps(coco))
@@ -252,45 +196,35 @@ def test_fatal_issue_names_the_file(data, tmp_path):
         assert str(path) in str(error.value) and message in str(error.value)
 
 
-def test_different_categories_are_named(data, tmp_path):
-    coco = json.loads((data / "val.json").read_text())
-    coco["categories"][0]["name"] = "circle"
-    (tmp_path / "other.json").write_text(json.dumps(coco))
-    train = COCODataset(str(data / "train.json"), str(data / "train"))
-    val = COCODataset(str(tmp_path / "other.json"), str(data / "val"))
+def test_different_categories_are_named(data, datasets, tmp_path):
+    change_category(data / "val.json", tmp_path / "other.json", {"name": "circle"})
+    train, val = datasets
+    val = val._replace(json_file=str(tmp_path / "other.json"))
     with pytest.raises(ValueError) as error:
         use_coco_datasets(load_config(CONFIG), train, val)
-    assert f"only in {train.json_file}: [(7, 'Kreis')]" in str(error.value)
-    assert f"only in {val.json_file}: [(7, 'circle')]" in str(error.value)
+    assert f"only in {train.json_file}: [(3, 'a b')]" in str(error.value)
+    assert f"only in {val.json_file}: [(3, 'circle')]" in str(error.value)
 
 
 def test_classes_of_another_model_are_refused(datasets):
     cfg = load_config(CONFIG, ["MODEL.YOLACT.CLASS_NAMES", "['a','b','c']"])
-    _, val = datasets
+    train, val = datasets
     with pytest.raises(ValueError, match=r"but the model was trained on \['a', 'b', 'c'\]"):
         use_coco_datasets(cfg, None, val, trained_with=cfg)
     use_coco_datasets(cfg, None, val)  # fine-tuning may
     assert cfg.MODEL.YOLACT.CLASS_NAMES == IN_ORDER
+    use_coco_datasets(cfg, train, None, trained_with=cfg)
+    assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (("custom_train",), ())
 
 
-FLAGS = [
-    ("--train-json {data}/train.json", "--train-images must be given together"),
-    ("--val-images {data}/val", "--val-images must be given together"),
-    ("--train-json no.json --train-images {data}", "no file 'no.json'"),
-    ("--train-json {data}/train.json --train-images no", "no folder 'no'"),
-    ("--val-json {data}/val.json --val-images {data}/val", "needs --train-json"),
-    (
-        "--eval-only --train-json {data}/train.json --train-images {data}/train",
-        "--eval-only evaluates on --val-json",
-    ),
-]
-
-
-def test_flags_that_do_not_fit_are_refused(data, monkeypatch, capsys):
-    program = os.path.join(REPO, "train_net.py")
-    for args, message in FLAGS:
-        monkeypatch.setattr(sys, "argv", [program, *args.format(data=data).split()])
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(program, run_name="__main__")
-        assert end.value.code == 2
-        assert message in capsys.readouterr().err
+def test_flags_that_do_not_fit_are_refused(data):
+    both = "--train-json {data}/train.json --train-images {data}/train"
+    for args, message in (
+        ("--train-json {data}/train.json", "--train-images must be given together"),
+        ("--val-images {data}/val", "--val-images must be given together"),
+        ("--train-json no.json --train-images {data}", "no file 'no.json'"),
+        ("--train-json {data}/train.json --train-images no", "no folder 'no'"),
+        ("--val-json {data}/val.json --val-images {data}/val", "needs --train-json"),
+        (f"--eval-only {both}", "--eval-only evaluates on --val-json"),
+    ):
+        assert_refused(run_here("train_net.py", *args.format(data=data).split()), message)

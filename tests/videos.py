@@ -1,4 +1,4 @@
-"""Write and read small videos whose frames can be told apart by their brightness."""
+"""Write, read and replace small videos whose frames can be told apart by their brightness."""
 
 import cv2
 import numpy as np
@@ -25,3 +25,26 @@ def read_video(path):
 def numbers(frames):
     """The numbers of frames, from their brightness."""
     return [round(frame.mean() / 20) for frame in frames]
+
+
+class Camera:
+    """Stands in for OpenCV's capture of a camera or stream. Ctrl-C is pressed before a frame."""
+
+    def __init__(self, count=-1, fps=25.0, interrupted_before=None):
+        self.count, self.fps, self.number, self.is_open = count, fps, 0, True
+        self.interrupted_before = interrupted_before
+
+    def open(self, source):
+        self.number = 0
+
+    def read(self):
+        self.number += 1
+        if self.number == self.interrupted_before:
+            raise KeyboardInterrupt
+        return True, np.full((HEIGHT, WIDTH, 3), 20 * self.number, np.uint8)
+
+    def get(self, key):
+        return {cv2.CAP_PROP_FPS: self.fps, cv2.CAP_PROP_FRAME_COUNT: self.count}[key]
+
+    def release(self):
+        self.is_open = False

@@ -3,6 +3,7 @@
 import json
 import os
 
+from coco_examples import annotation, coco_json
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from yolact_d2.data import builtin
@@ -30,22 +31,10 @@ def test_metadata():
 
 def test_pascal_json_of_the_authors_script(tmp_path):
     """Its categories have ids and no names, its classes count from 1."""
+    coco = coco_json([annotation(category_id=20)])
+    coco["categories"] = [{"id": i + 1} for i in range(20)]
     json_file = tmp_path / "pascal_sbd_val.json"
-    annotation = {
-        "id": 1,
-        "image_id": 1,
-        "category_id": 20,
-        "bbox": [2, 3, 10, 9],
-        "area": 90,
-        "iscrowd": 0,
-        "segmentation": [[2, 3, 12, 3, 12, 12, 2, 12]],
-    }
-    coco = {
-        "images": [{"id": 1, "width": 20, "height": 15, "file_name": "a.jpg"}],
-        "annotations": [annotation],
-        "categories": [{"id": i + 1} for i in range(20)],
-    }
     json_file.write_text(json.dumps(coco))
     (record,) = builtin.load_pascal_sbd(str(json_file), str(tmp_path / "img"))
     assert record["annotations"][0]["category_id"] == PASCAL_CLASSES.index("tvmonitor")
-    assert record["file_name"] == str(tmp_path / "img" / "a.jpg")
+    assert record["file_name"] == str(tmp_path / "img" / "1.png")

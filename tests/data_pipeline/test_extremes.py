@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from coco_examples import annotation, rectangle, rle
 from detectron2.data import MapDataset
 from detectron2.data import transforms as T
+from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.structures import BoxMode
 from PIL import Image
-from pycocotools import mask as mask_util
 from torch.utils.data import DataLoader
 
 from yolact_d2.data import ImageMapper, UnreadableImage, YOLACTDatasetMapper
@@ -29,19 +30,15 @@ def _record(folder, width, height, boxes, crowd=0):
     """An image whose objects are boxes (x, y, w, h) of one colour."""
     path = folder / f"{width}x{height}_{len(boxes)}_{crowd}.png"
     image = np.full((height, width, 3), 100, np.uint8)
-    annotations = []
-    for i, (x, y, w, h) in enumerate(boxes):
+    for x, y, w, h in boxes:
         image[y : y + h, x : x + w] = (250, 10, 10)
-        annotations.append(
-            {
-                "bbox": [x, y, w, h], "bbox_mode": BoxMode.XYWH_ABS, "category_id": i % 4,
-                "iscrowd": crowd, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
-            }
-        )  # fmt: skip
     Image.fromarray(image).save(path)
     return {
         "file_name": str(path), "width": width, "height": height, "image_id": width,
-        "annotations": annotations,
+        "annotations": [
+            annotation(box, bbox_mode=BoxMode.XYWH_ABS, category_id=i % 4, iscrowd=crowd)
+            for i, box in enumerate(boxes)
+        ],
     }  # fmt: skip
 
 
@@ -53,7 +50,6 @@ EXTREMES = {
     "20 x 10000": ((20, 10000), [(4, 100, 12, 9000)], 0),
     "500 objects": ((200, 250), GRID, 0),
     "crowds only": ((200, 250), GRID[:5], 1),
-    "no objects": ((200, 250), [], 0),
 }
 
 
@@ -132,8 +128,8 @@ def test_expansion_has_a_limit(size):
         np.testing.assert_allclose(shares, 1, atol=0.05)
 
 
-@pytest.mark.parametrize("rle", [False, True])
-def test_objects_follow_a_large_image_within_bounded_memory(tmp_path, cfg, monkeypatch, rle):
+@pytest.mark.parametrize("as_rle", [False, True])
+def test_objects_follow_a_large_image_within_bounded_memory(tmp_path, cfg, monkeypatch, as_rle):
     """A 3000 x 300 image is shrunk to 2560 pixels, and again when it is expanded."""
     seen = []
 
@@ -145,10 +141,9 @@ def test_objects_follow_a_large_image_within_bounded_memory(tmp_path, cfg, monke
 
     monkeypatch.setattr(T, "AugInput", RecordingAugInput)
     record = _record(tmp_path, 3000, 300, [(600, 100, 1500, 150)])
-    if rle:
-        mask = np.zeros((300, 3000), np.uint8, order="F")
-        mask[100:250, 600:2100] = 1
-        record["annotations"][0]["segmentation"] = mask_util.encode(mask)
+    if as_rle:
+        mask = rectangle(600, 100, 1500, 150, size=(3000, 300))
+        record["annotations"][0]["segmentation"] = rle(mask)
     cfg.merge_from_list(["INPUT.AUG.PHOTOMETRIC", False, "INPUT.IMAGE_SIZE", 256])
     mapper = YOLACTDatasetMapper(cfg)
     for seed in range(10):
@@ -167,14 +162,21 @@ def test_objects_follow_a_large_image_within_bounded_memory(tmp_path, cfg, monke
 
 
 def test_errors_in_a_worker_name_the_file(tmp_path, cfg):
-    unreadable, broken = (_record(tmp_path, width, 250, GRID[:3]) for width in (150, 160))
+    records = [_record(tmp_path, width, 250, GRID[:3]) for width in (150, 160, 170)]
+    unreadable, broken, resized = records
     with open(unreadable["file_name"], "r+b") as file:
         file.truncate(300)
-    broken["annotations"][1]["bbox"] = None
-    dataset = MapDataset([unreadable, broken], YOLACTDatasetMapper(cfg))
+    del broken["annotations"][1]["segmentation"]
+    resized["width"] += 1
+    dataset = MapDataset(records, YOLACTDatasetMapper(cfg))
     items = iter(DataLoader(dataset, num_workers=1, collate_fn=list))
-    for record, kind in ((unreadable, UnreadableImage), (broken, ValueError)):
+    for record, kind, message in (
+        (unreadable, UnreadableImage, "cannot be read"),
+        (broken, ValueError, "segmentation"),
+        (resized, SizeMismatchError, "171"),
+    ):
         with pytest.raises(kind) as error:
             next(items)
         assert type(error.value) is kind and record["file_name"] in str(error.value)
+        assert message in str(error.value)
     assert next(items, None) is None  # ends the worker

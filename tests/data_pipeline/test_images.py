@@ -140,13 +140,6 @@ def test_all_readers_raise_unreadable_image(tmp_path, kind):
             displayed_size(path)
 
 
-def test_16_bit_grey_equals_opencv(tmp_path):
-    values = np.random.default_rng(0).integers(0, 2**16, (40, 50), np.uint16)
-    cv2.imwrite(str(tmp_path / "a.png"), values)
-    read = read_image(str(tmp_path / "a.png"), "BGR")
-    np.testing.assert_array_equal(read, cv2.imread(str(tmp_path / "a.png")))
-
-
 def test_very_large_images_are_unreadable(tmp_path, monkeypatch):
     _pillow(RGB)(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH / 2 - 1)

@@ -1,34 +1,42 @@
-"""inspect_dataset finds each issue, by kind and id, and nothing in a valid dataset."""
+"""inspect_dataset finds each issue, by kind and id, and nothing in a valid dataset.
+
+test_annotations.py has more faults of annotations, and what training does with them.
+"""
 
 import copy
 
 import numpy as np
 import pytest
-from coco_examples import BOX, HEIGHT, WIDTH, polygon, rectangle, rle
+from coco_examples import (
+    BOX,
+    HEIGHT,
+    WIDTH,
+    annotation,
+    coco_json,
+    polygon,
+    rectangle,
+    rle,
+    write_image,
+)
 from PIL import Image
 
 from yolact_d2.data.coco_json import read_coco
 from yolact_d2.data.inspection import format_issues, inspect_dataset
 from yolact_d2.data.issues import KINDS, Severity
 
-VALID = {
-    "images": [
-        {"id": 1, "file_name": "1.png", "width": WIDTH, "height": HEIGHT},
-        {"id": 2, "file_name": "sub/2.png", "width": WIDTH, "height": HEIGHT},
+VALID = coco_json(
+    [
+        annotation(id=10, category_id=7),
+        annotation(id=11, image_id=2, category_id=3, segmentation=rle(rectangle(*BOX))),
+        annotation(
+            id=12, image_id=2, category_id=1000, iscrowd=1,
+            segmentation=rle(rectangle(*BOX), compressed=False),
+        ),
     ],
-    "annotations": [
-        {"id": 10, "image_id": 1, "category_id": 7, "bbox": BOX, "segmentation": [polygon(*BOX)]},
-        {
-            "id": 11, "image_id": 2, "category_id": 3, "bbox": BOX,
-            "segmentation": rle(rectangle(*BOX)),
-        },
-        {
-            "id": 12, "image_id": 2, "category_id": 1000, "bbox": BOX, "iscrowd": 1,
-            "segmentation": rle(rectangle(*BOX), compressed=False),
-        },
-    ],
-    "categories": [{"id": i, "name": f"class {i}"} for i in (7, 1000, 3)],
-}  # fmt: skip
+    num_images=2, file_name="sub/2.png",
+)  # fmt: skip
+VALID["categories"] = [{"id": i, "name": f"class {i}"} for i in (7, 1000, 3)]
+del VALID["annotations"][0]["area"]
 FATAL, DROPPED, NOTE = Severity
 # Changes to annotation 10, the issues then, and the most severe of them.
 ANNOTATIONS = [
@@ -40,16 +48,11 @@ ANNOTATIONS = [
     ({"bbox": [-0.9, 4, 15.9, 8], "segmentation": [polygon(0, 4, 15, 8)]}, "", None),
     ({"bbox": [0, 4, 15, 8], "segmentation": [polygon(-0.9, 4, 15.9, 8)]}, "", None),
     ({"bbox": [0, 4, 15, 8], "segmentation": [polygon(-9, 4, 24, 8)]}, "mask_outside", NOTE),
-    ({"bbox": [5, 4, 0, 8]}, "empty_box", DROPPED),
-    ({"bbox": [5, 4, 10, -8]}, "empty_box", DROPPED),
     ({"bbox": [5, 4, 10]}, "bad_record", FATAL),
-    ({"bbox": [5, 4, 10, float("nan")]}, "bad_record", FATAL),
     ({"bbox": ["5", "4", "10", "8"]}, "bad_record", FATAL),
-    ({"bbox": None}, "bad_record", FATAL),
     ({"bbox": 7}, "bad_record", FATAL),
     ({"bbox": [[5, 4], 10, 8]}, "bad_record", FATAL),
     ({"segmentation": None}, "no_mask", FATAL),
-    ({"segmentation": []}, "no_mask", FATAL),
     ({"segmentation": {}}, "no_mask", FATAL),
     ({"segmentation": [polygon(*BOX), [5, 4, 15, 4]]}, "degenerate_polygon", NOTE),
     ({"segmentation": [polygon(*BOX), [5, 4, 15, 4, 15, 4]]}, "degenerate_polygon", NOTE),
@@ -57,15 +60,11 @@ ANNOTATIONS = [
     ({"segmentation": [polygon(*BOX), []]}, "degenerate_polygon", NOTE),
     ({"segmentation": [[5, 4]]}, "degenerate_polygon", DROPPED),
     ({"segmentation": [polygon(*BOX)[:-1]]}, "bad_polygon", DROPPED),
-    ({"segmentation": polygon(*BOX)}, "bad_polygon", FATAL),
     ({"segmentation": [[[5, 4], [15, 4], [15, 12]]]}, "bad_polygon", FATAL),
     ({"segmentation": [[*polygon(*BOX), 6, float("inf")]]}, "bad_polygon", FATAL),
     ({"segmentation": "mask.png"}, "bad_polygon", FATAL),
     ({"segmentation": rle(np.ones((WIDTH, HEIGHT), np.uint8))}, "rle_size", FATAL),
-    ({"segmentation": rle(rectangle(0, 0, 0, 0))}, "no_mask", DROPPED),
     ({"segmentation": {**rle(rectangle(*BOX)), "counts": "zz~"}}, "bad_rle", FATAL),
-    ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [100, 8]}}, "bad_rle", FATAL),
-    ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [1300, -100]}}, "bad_rle", FATAL),
     ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [1199.5, 0.5]}}, "bad_rle", FATAL),
     ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": {}}}, "bad_rle", FATAL),
     ({"segmentation": {"size": [HEIGHT], "counts": [1200]}}, "bad_rle", FATAL),
@@ -75,7 +74,6 @@ ANNOTATIONS = [
     ({"segmentation": [polygon(7, 4, 8, 8)]}, "", None),  # 2 pixels are tolerated
     ({"segmentation": rle(rectangle(5, 4, 9, 7))}, "", None),
     ({"segmentation": [[5, 4, 15, 12, 15, 4, 5, 12]]}, "", None),  # crosses itself
-    ({"category_id": 5}, "unknown_category", FATAL),
     ({"image_id": 5}, "unknown_image", FATAL),
     ({"id": 11}, "duplicate_id", FATAL),
     ({"id": None}, "bad_record", FATAL),
@@ -85,10 +83,8 @@ ANNOTATIONS = [
     ({"image_id": "1"}, "bad_record", FATAL),
     ({"category_id": True}, "bad_record", FATAL),
     ({"iscrowd": "0"}, "bad_record", FATAL),
-    ({"iscrowd": 2}, "bad_record", FATAL),
     ({"iscrowd": None}, "bad_record", FATAL),
     ({"iscrowd": True}, "", None),
-    ({"ignore": 1}, "bad_record", FATAL),
     ({"ignore": 0}, "", None),
     ({"area": 80}, "", None),
     ({"area": 159.0}, "", None),
@@ -97,8 +93,6 @@ ANNOTATIONS = [
     ({"area": 161, "segmentation": rle(rectangle(*BOX))}, "wrong_area", NOTE),
     ({"area": 40, "segmentation": [[5, 4, 15, 12, 15, 4, 5, 12]]}, "", None),  # crosses itself
     ({"area": 80, "segmentation": [polygon(*BOX)] * 3}, "", None),
-    ({"area": None}, "bad_area", NOTE),
-    ({"area": "80"}, "bad_area", NOTE),
     ({"area": 0}, "bad_area", NOTE),
     ({"id": 0}, "annotation_id_0", NOTE),
 ]  # fmt: skip
@@ -124,7 +118,7 @@ IMAGES = [
 def folder(tmp_path):
     (tmp_path / "sub").mkdir()
     for name in ("1.png", "sub/2.png"):
-        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / name)
+        write_image(tmp_path / name)
     return tmp_path
 
 
@@ -140,11 +134,8 @@ def found(coco, folder):
     return [(x.kind, x.image_id, x.annotation_id) for x in issues]
 
 
-def test_valid_dataset(coco, folder):
-    assert found(coco, folder) == []
-
-
 def test_issues_of_an_annotation(coco, folder):
+    assert found(coco, folder) == []
     for change, kinds, severity in ANNOTATIONS:
         changed = {**VALID["annotations"][0], **change}
         coco["annotations"] = [*VALID["annotations"][1:], changed]
@@ -162,7 +153,7 @@ def test_issues_of_an_annotation(coco, folder):
 
 def test_large_boxes_may_differ_by_more_pixels(coco, folder):
     coco["images"][0].update(width=400, height=300)
-    Image.new("RGB", (400, 300)).save(folder / "1.png")
+    write_image(folder / "1.png", (400, 300))
     for box, expected in (
         ([19, 10, 191, 100], []),
         ([21, 10, 189, 100], [("mask_box_mismatch", 1, 10)]),
@@ -173,7 +164,7 @@ def test_large_boxes_may_differ_by_more_pixels(coco, folder):
 
 
 def test_issues_of_an_image(coco, folder):
-    Image.new("RGB", (WIDTH, HEIGHT)).save(folder.parent / "outside.png")
+    write_image(folder.parent / "outside.png")
     for change, kind in IMAGES:
         coco["images"][0] = {**VALID["images"][0], **change}
         assert found(coco, folder) == [(kind, 1, None)], change
@@ -192,27 +183,22 @@ def test_images_that_cannot_be_decoded(coco, folder):
         assert inspect_dataset(coco, str(folder)).issues[0].severity is severity
 
 
-def test_duplicate_ids_of_images_and_categories(coco, folder):
-    coco["images"].append({**coco["images"][0], "file_name": "sub/2.png"})
-    coco["categories"].append({"id": 3, "name": "again"})
+def test_what_occurs_twice(coco, folder):
+    coco["images"].append({**coco["images"][0], "file_name": "sub/3.png"})
+    coco["images"].append({**coco["images"][0], "id": 5})
+    coco["categories"] += [{"id": 3, "name": "again"}, {"id": 4, "name": "class 3"}]
     validated = inspect_dataset(coco, str(folder))
-    assert [(x.kind, x.file, x.image_id) for x in validated.issues] == [
-        ("duplicate_id", "sub/2.png", 1),
-        ("duplicate_id", None, None),
+    assert [(x.kind, x.severity, x.file, x.image_id) for x in validated.issues[:2]] == [
+        ("duplicate_id", FATAL, "sub/3.png", 1),
+        ("duplicate_id", FATAL, None, None),
     ]
     assert "categories[3] has the id 3 of another" in validated.issues[1].detail
-    assert [image["id"] for image in validated.images] == [1, 2]
-    assert [c["name"] for c in validated.categories if c["id"] == 3] == ["class 3"]
-
-
-def test_files_and_category_names_that_occur_twice(coco, folder):
-    coco["images"].append({**coco["images"][0], "id": 5})
-    coco["categories"].append({"id": 4, "name": "class 3"})
-    validated = inspect_dataset(coco, str(folder))
-    assert [(x.kind, x.severity, x.detail) for x in validated.issues] == [
+    assert [(x.kind, x.severity, x.detail) for x in validated.issues[2:]] == [
         ("duplicate_file", NOTE, "it has the image ids 1 and 5"),
         ("duplicate_name", NOTE, "the categories 3 and 4 are both 'class 3'"),
     ]
+    assert [image["id"] for image in validated.images] == [1, 2, 5]
+    assert [c["name"] for c in validated.categories if c["id"] == 3] == ["class 3"]
 
 
 def test_records_that_are_no_dicts(coco, folder):
@@ -229,10 +215,9 @@ def test_bad_category_is_reported_once(coco, folder):
     assert [kind for kind, *_ in found(coco, folder)] == ["bad_record", "unknown_category"]
 
 
-def test_empty_lists_and_empty_folder(coco, tmp_path):
+def test_empty_lists(tmp_path):
     empty = {"images": [], "annotations": [], "categories": []}
     assert found(empty, tmp_path) == [("empty_list", None, None)] * 3
-    assert found(coco, tmp_path) == [("missing_image", 1, None), ("missing_image", 2, None)]
 
 
 def test_all_issues_are_found_at_once(coco, folder):

@@ -9,12 +9,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.samplers import TrainingSampler
 from torch.utils.data import Dataset
 
 from yolact_d2.data import COCODataset, build_test_loader, build_train_loader, use_coco_datasets
 from yolact_d2.data.images import UnreadableImage
-from yolact_d2.data.loader import NumberedSampler, RepeatableDataset, seeded
+from yolact_d2.data.loader import NumberedSampler, RepeatableDataset
 from yolact_d2.data.shapes import generate_shapes
 
 NUM_IMAGES = 7
@@ -37,10 +37,7 @@ def cfg(shapes_cfg, shapes):
     shapes_cfg.merge_from_list(
         ["INPUT.IMAGE_SIZE", 64, "SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0]
     )
-    yield shapes_cfg
-    for name in ("custom_train", "custom_val"):
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    return shapes_cfg
 
 
 def batches(cfg, num, start=0):
@@ -78,10 +75,14 @@ def test_image_that_comes_again_is_augmented_differently(cfg):
             assert not torch.equal(a, b)
 
 
-def test_other_mapper(cfg):
-    loader = build_train_loader(cfg, mapper=lambda record: {"name": record["file_name"]})
-    (first, *_) = next(iter(loader))
-    assert first["name"].endswith(".png")
+def test_all_generators_of_another_mapper_are_seeded(cfg):
+    def mapper(record):
+        draws = np.random.rand(), random.random(), torch.rand(()).item()
+        return {"name": record["file_name"], "draws": draws}
+
+    first, again = (next(iter(build_train_loader(cfg, mapper=mapper))) for _ in range(2))
+    assert first == again and first[0]["name"].endswith(".png")
+    assert all(a != b for a, b in zip(first[0]["draws"], first[1]["draws"]))
 
 
 def changed_json(folder, tmp_path, change):
@@ -137,38 +138,14 @@ def test_random_state_of_the_program_is_restored(cfg):
     assert (np.random.rand(), random.random(), torch.rand(())) == expected
 
 
-def test_seeded_covers_all_generators():
-    def draw():
-        return np.random.rand(), random.random(), torch.rand(()).item()
-
-    draws = []
-    for seed in [(1, 2), (1, 2), (1, 3), (2, 2)]:
-        with seeded(*seed):
-            draws.append(draw())
-    assert draws[0] == draws[1]
-    for i in range(3):
-        assert len({d[i] for d in draws}) == 3
-
-
-class Ranked(torch.utils.data.Sampler):
-    """Like a training sampler: each process gets its part of a stream."""
-
-    def __init__(self, rank, world_size):
-        self.rank, self.world_size = rank, world_size
-
-    def __iter__(self):
-        stream = (10 * i for i in itertools.count())
-        return itertools.islice(stream, self.rank, None, self.world_size)
-
-
 def test_positions_are_those_of_all_processes_together(monkeypatch):
     monkeypatch.setattr("yolact_d2.data.loader.comm.get_world_size", lambda: 3)
     for rank, first_batch in itertools.product([0, 1, 2], [0, 4]):
         monkeypatch.setattr("yolact_d2.data.loader.comm.get_rank", lambda rank=rank: rank)
-        sampler = NumberedSampler(Ranked(rank, 3), batch_size=2)
+        sampler = NumberedSampler(TrainingSampler(99, shuffle=False, seed=0), batch_size=2)
         sampler.first_batch = first_batch
         first = first_batch * 2 * 3 + rank
-        expected = [(position, 10 * position) for position in (first, first + 3, first + 6)]
+        expected = [(position, position) for position in (first, first + 3, first + 6)]
         assert list(itertools.islice(sampler, 3)) == expected
 
 

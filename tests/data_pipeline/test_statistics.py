@@ -1,8 +1,8 @@
 """Counts by hand, and objects that an input size loses."""
 
 import numpy as np
+from coco_examples import annotation, write_image
 from detectron2.structures import BoxMode
-from PIL import Image
 
 from yolact_d2.data import YOLACTDatasetMapper
 from yolact_d2.data.statistics import format_statistics, too_small
@@ -44,36 +44,24 @@ def test_report_by_hand():
     report = format_statistics(IMAGES, ANNOTATIONS, CATEGORIES, [100, 200], 4.0)
     rows = [line.split() for line in report.splitlines() if line]
     assert rows == [line.split() for line in REPORT.splitlines() if line]
-
-
-def test_report_of_nothing():
-    report = format_statistics([], [], [], [550], 4.0)
-    assert "0 images" in report and "0 objects" in report
-
-
-def test_too_small_by_hand():
-    # In an image of 200 x 100 at S = 100, widths halve and heights stay.
-    sizes = np.array([[8.0, 50.0], [8.1, 4.1], [50.0, 4.0], [50.0, 50.0]])
-    images = np.tile([200.0, 100.0], (4, 1))
-    assert too_small(sizes, images, 100, 4.0).tolist() == [True, False, True, False]
-    assert too_small(sizes, images, 101, 4.0).sum() == 0
-    assert too_small(sizes, images, 50, 4.0).sum() == 3
-    assert too_small(sizes, images, 100, 0.0).sum() == 0
+    nothing = format_statistics([], [], [], [550], 4.0)
+    assert "0 images" in nothing and "0 objects" in nothing
 
 
 def test_too_small_is_what_the_mapper_drops(tmp_path, shapes_cfg):
-    Image.new("RGB", (200, 100)).save(tmp_path / "1.png")
+    write_image(tmp_path / "1.png", (200, 100))
     shapes_cfg.INPUT.RANDOM_FLIP = "none"
     shapes_cfg.INPUT.AUG.PHOTOMETRIC = shapes_cfg.INPUT.AUG.CROP = False
-    sound = {"bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "segmentation": [[0, 0, 5, 0, 5, 5]]}
-    for size in (60, 80, 100, 128):
+    for size, min_box_size in ((60, 4.0), (80, 4.0), (100, 4.0), (128, 7.0)):
         rng = np.random.default_rng(size)
         boxes = np.concatenate(
             [rng.uniform(0, 90, (300, 2)), rng.uniform(0.5, 15, (300, 2))], axis=1
         )
-        num_lost = too_small(boxes[:, 2:], np.array([[200, 100]]), size, 4.0).sum()
-        shapes_cfg.INPUT.IMAGE_SIZE = size
-        annotations = [{**sound, "bbox": box.tolist()} for box in boxes]
+        num_lost = too_small(boxes[:, 2:], np.array([[200, 100]]), size, min_box_size).sum()
+        shapes_cfg.INPUT.IMAGE_SIZE, shapes_cfg.INPUT.MIN_BOX_SIZE = size, min_box_size
+        annotations = [
+            annotation(box, category_id=0, bbox_mode=BoxMode.XYWH_ABS) for box in boxes.tolist()
+        ]
         record = {"file_name": str(tmp_path / "1.png"), "annotations": annotations}
         kept = len(YOLACTDatasetMapper(shapes_cfg)(record)["instances"])
         assert num_lost == 300 - kept and 0 < kept < 300

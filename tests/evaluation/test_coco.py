@@ -1,16 +1,24 @@
-"""COCO's AP against pycocotools, and on datasets that pycocotools alone cannot evaluate."""
+"""COCO's AP against pycocotools, on datasets that pycocotools alone cannot evaluate, and with masks
+that are ranked by their own scores."""
 
 import contextlib
-import copy
 import io
 import json
 
 import numpy as np
 import pytest
 import torch
-from coco_examples import polygon, rectangle, rle
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from coco_examples import (
+    NAME,
+    annotation,
+    coco_json,
+    polygon,
+    rectangle,
+    register_dicts,
+    register_json,
+    rle,
+)
+from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 from plain import base_cfg
 from pycocotools.coco import COCO
@@ -18,48 +26,19 @@ from pycocotools.cocoeval import COCOeval
 
 from yolact_d2.evaluation import InstanceCOCOEvaluator, MaskScoreCOCOEvaluator, build_evaluator
 
-NAME = "test_evaluation"
 WIDTH, HEIGHT = 80, 60
+SQUARE, BESIDE = [5, 5, 20, 20], [40, 5, 20, 20]
 HUNDREDS = pytest.approx([100] * 3)
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
-@pytest.fixture(autouse=True)
-def forget():
-    yield
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        if NAME in catalog:
-            catalog.remove(NAME)
+def register(folder, *boxes, **changes):
+    """Register a COCO JSON of one image, whose objects fill boxes (x, y, w, h)."""
+    records = [annotation(box, id=i + 1, **changes) for i, box in enumerate(boxes)]
+    return register_json(folder, coco_json(records, width=WIDTH, height=HEIGHT))
 
 
-def dataset(*boxes, **changes):
-    """A COCO JSON of one image, whose objects are boxes (x, y, w, h) of the class 7."""
-    annotations = [
-        {
-            "id": i + 1, "image_id": 1, "category_id": 7, "bbox": box, "area": box[2] * box[3],
-            "iscrowd": 0, "segmentation": [polygon(*box)], **changes,
-        }
-        for i, box in enumerate(boxes)
-    ]  # fmt: skip
-    return {
-        "images": [{"id": 1, "file_name": "1.png", "width": WIDTH, "height": HEIGHT}],
-        "annotations": annotations,
-        "categories": [{"id": 7, "name": "square"}],
-    }
-
-
-def register(folder, coco):
-    path = folder / "coco.json"
-    path.write_text(json.dumps(coco))
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        if NAME in catalog:
-            catalog.remove(NAME)
-    register_coco_instances(NAME, {}, str(path), str(folder))
-    DatasetCatalog.get(NAME)
-    return path
-
-
-def detections(boxes, scores=None, classes=None):
+def detections(boxes, scores=None, classes=None, mask_scores=None):
     """Detections of boxes (x, y, w, h) and of all of their pixels."""
     x, y, w, h = torch.tensor(boxes).reshape(-1, 4).float().unbind(1)
     masks = [torch.from_numpy(rectangle(*box, size=(WIDTH, HEIGHT))).bool() for box in boxes]
@@ -69,12 +48,13 @@ def detections(boxes, scores=None, classes=None):
         pred_boxes=Boxes(torch.stack([x, y, x + w, y + h], dim=1)),
         pred_masks=torch.stack(masks) if masks else torch.zeros(0, HEIGHT, WIDTH).bool(),
         scores=scores,
-        mask_scores=scores,
+        mask_scores=torch.tensor(mask_scores) if mask_scores else scores,
         pred_classes=torch.tensor(classes or [0] * len(boxes), dtype=torch.int64),
     )
 
 
 def evaluate(evaluator, *images):
+    DatasetCatalog.get(NAME)  # sets the metadata, as in a loader
     evaluator.reset()
     for i, instances in enumerate(images):
         evaluator.process([{"image_id": i + 1}], [{"instances": instances}])
@@ -109,14 +89,12 @@ def random_dataset(rng):
                 [polygon(x, y, w, h)], rle(mask), rle(mask, compressed=False),
                 [[odd, flat][i % 2]], [polygon(x, y, w, h), [odd, flat, line][i % 3]],
             ][rng.integers(5)]  # fmt: skip
-            annotations.append(
-                {
-                    "id": 1000 - 7 * len(annotations), "image_id": image_id,
-                    "category_id": int(rng.choice([3, 7, 1000])), "bbox": [x, y, w, h],
-                    "area": float(w * h * rng.choice([0.1, 1, 10])), "segmentation": segmentation,
-                    "iscrowd": int(rng.random() < 0.2),
-                }
+            record = annotation(
+                [x, y, w, h], id=1000 - 7 * len(annotations), image_id=image_id,
+                category_id=int(rng.choice([3, 7, 1000])), segmentation=segmentation,
+                area=float(w * h * rng.choice([0.1, 1, 10])), iscrowd=int(rng.random() < 0.2),
             )  # fmt: skip
+            annotations.append(record)
             for _ in range(rng.integers(0, 3)):
                 moved = np.array([x, y, w, h]) + rng.integers(-2, 3, 4)
                 boxes.append([int(moved[0]), int(moved[1]), *map(int, moved[2:].clip(1))])
@@ -131,7 +109,7 @@ def random_dataset(rng):
 def test_equals_pycocotools_to_the_last_digit(tmp_path):
     for seed in range(8):
         coco, found = random_dataset(np.random.default_rng(seed))
-        path = register(tmp_path, coco)
+        path = register_json(tmp_path, coco)
         results = evaluate(InstanceCOCOEvaluator(NAME, output_dir=str(tmp_path)), *found)
         both = evaluate(MaskScoreCOCOEvaluator(NAME, str(tmp_path / "both")), *found)
         detected = json.loads((tmp_path / "coco_instances_results.json").read_text())
@@ -148,31 +126,31 @@ def test_equals_pycocotools_to_the_last_digit(tmp_path):
 
 
 def test_as_many_detections_count_as_the_model_may_give(tmp_path):
-    boxes = [[x, y, 3, 3] for y in range(0, 56, 4) for x in range(0, 76, 4)]
-    assert len(boxes) > 250
-    path = register(tmp_path, dataset(*boxes))
+    boxes = [[x, y, 3, 3] for y in range(0, 48, 4) for x in range(0, 40, 4)]
+    path = register(tmp_path, *boxes)
     cfg = base_cfg()
     cfg.OUTPUT_DIR = str(tmp_path)
-    for limit in (50, 100, 300):
+    for limit in (50, 120):
         cfg.TEST.DETECTIONS_PER_IMAGE = limit
         results = evaluate(build_evaluator(cfg, NAME), detections(boxes[:limit]))
         detected = json.loads((tmp_path / "inference/coco_instances_results.json").read_text())
         for task in ("bbox", "segm"):
-            expected = 100.0 if limit == 300 else plain(path, detected, task).stats[0] * 100
-            assert results[task]["AP"] == expected and (limit == 300) == (expected == 100)
+            expected = 100.0 if limit == len(boxes) else plain(path, detected, task).stats[0] * 100
+            assert results[task]["AP"] == expected and (limit == len(boxes)) == (expected == 100)
 
 
 def test_area_is_that_of_the_mask_unless_it_is_a_positive_number(tmp_path, caplog):
     small, large = [5, 5, 20, 20], [30, 5, 45, 45]
     values = [None, "", "400", [400.0], {}, True, -400, 0, float("nan"), float("inf"), "missing"]
     for number, value in enumerate(values):
-        coco = dataset(small, large)
-        coco["images"][0]["file_name"] = f"{number}.png"  # so that no warning is a repeated one
-        for annotation in coco["annotations"]:
-            annotation["area"] = value
-            if value == "missing":
-                del annotation["area"], annotation["iscrowd"]
-        register(tmp_path, coco)
+        records = [annotation(box, id=i + 1, area=value) for i, box in enumerate((small, large))]
+        if value == "missing":
+            records = [
+                {k: v for k, v in x.items() if k not in ("area", "iscrowd")} for x in records
+            ]
+        size = {"width": WIDTH, "height": HEIGHT}
+        # Another file name, so that no warning is a repeated one.
+        register_json(tmp_path, coco_json(records, file_name=f"{number}.png", **size))
         caplog.clear()
         results = evaluate(InstanceCOCOEvaluator(NAME), detections([small, large]))
         for task in ("bbox", "segm"):
@@ -185,35 +163,28 @@ def test_area_is_that_of_the_mask_unless_it_is_a_positive_number(tmp_path, caplo
             assert len(warnings) == 1 and "2 bad_area" in warnings[0] and repr(value) in warnings[0]
 
 
-def test_implausible_areas_are_used_and_counted(tmp_path, caplog):
-    register(tmp_path, dataset([5, 5, 20, 20], area=WIDTH * HEIGHT))
-    results = evaluate(InstanceCOCOEvaluator(NAME), detections([[5, 5, 20, 20]]))
+def test_implausible_areas_and_annotation_id_0_are_used_and_counted(tmp_path, caplog):
+    register(tmp_path, SQUARE, area=WIDTH * HEIGHT)
+    results = evaluate(InstanceCOCOEvaluator(NAME), detections([SQUARE]))
     assert np.isnan(results["segm"]["APs"]) and results["segm"]["APm"] > 99  # as with pycocotools
     assert "1 wrong_area (e.g. 1.png" in caplog.text and "is 4800, the mask has 400" in caplog.text
-
-
-def test_annotation_id_0_is_warned_of(tmp_path, caplog):
-    coco = dataset([5, 5, 20, 20])
-    coco["annotations"][0]["id"] = 0
-    register(tmp_path, coco)
-    assert evaluate(InstanceCOCOEvaluator(NAME), detections([[5, 5, 20, 20]]))["bbox"]["AP"] == 0
+    register_json(tmp_path, coco_json([annotation(SQUARE, id=0)], width=WIDTH, height=HEIGHT))
+    assert evaluate(InstanceCOCOEvaluator(NAME), detections([SQUARE]))["bbox"]["AP"] == 0
     assert "counts the object with the annotation id 0 as missed" in caplog.text
 
 
 def test_masks_that_pycocotools_cannot_read_are_missed(tmp_path):
-    boxes = [[5, 5, 20, 20], [40, 5, 20, 20]]
-    coco = dataset(*boxes)
-    coco["annotations"][0]["segmentation"] = [[]]
-    coco["annotations"][1]["segmentation"].insert(0, [1, 2, 3, 4])
-    register(tmp_path, coco)
-    results = evaluate(InstanceCOCOEvaluator(NAME), detections(boxes))
+    faulty = annotation(SQUARE, segmentation=[[]])
+    mended = annotation(BESIDE, id=2, segmentation=[[1, 2, 3, 4], polygon(*BESIDE)])
+    register_json(tmp_path, coco_json([faulty, mended], width=WIDTH, height=HEIGHT))
+    results = evaluate(InstanceCOCOEvaluator(NAME), detections([SQUARE, BESIDE]))
     assert results["bbox"]["AP"] == 100
     # The second has rank 2: precision 1/2 up to a recall of 1/2, at 51 of 101 places.
     assert results["segm"]["AP"] == pytest.approx(50 * 51 / 101)
 
 
 def test_nothing_detected_is_0_for_boxes_and_masks(tmp_path):
-    register(tmp_path, dataset([5, 5, 20, 20]))
+    register(tmp_path, SQUARE)
     for kind in (InstanceCOCOEvaluator, MaskScoreCOCOEvaluator):
         results = evaluate(kind(NAME), detections([]))
         for task in ("bbox", "segm"):
@@ -222,29 +193,57 @@ def test_nothing_detected_is_0_for_boxes_and_masks(tmp_path):
 
 
 def test_datasets_without_json_are_converted_at_each_evaluation(tmp_path):
-    def dicts(box):
-        annotation = {
-            "bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0,
-            "segmentation": [polygon(*box)],
-        }  # fmt: skip
-        size = {"width": WIDTH, "height": HEIGHT}
-        return [{"file_name": "a", "image_id": 1, **size, "annotations": [annotation]}]
-
-    labels = dicts([40, 5, 20, 20])
-    DatasetCatalog.register(NAME, lambda: copy.deepcopy(labels))
-    MetadataCatalog.get(NAME).thing_classes = ["square"]
-    for box, ap in (([40, 5, 20, 20], 0), ([5, 5, 20, 20], 100)):
-        labels[:] = dicts(box)
+    record = {"file_name": "a", "image_id": 1, "width": WIDTH, "height": HEIGHT}
+    register_dicts(record, classes=["square"])
+    for box, ap in ((BESIDE, 0), (SQUARE, 100)):
+        labels = annotation(box, bbox_mode=BoxMode.XYWH_ABS, category_id=0)
+        record["annotations"] = [{k: v for k, v in labels.items() if k != "area"}]
         evaluator = InstanceCOCOEvaluator(NAME, output_dir=str(tmp_path))
-        results = evaluate(evaluator, detections([[5, 5, 20, 20]]))
+        results = evaluate(evaluator, detections([SQUARE]))
         assert results["bbox"]["AP"] == results["segm"]["AP"] == pytest.approx(ap)
 
 
 def test_classes_of_one_name_have_their_own_ap(tmp_path):
-    coco = dataset([5, 5, 20, 20], [40, 5, 20, 20])
-    coco["categories"] += [{"id": 8, "name": "square"}, {"id": 9, "name": 5}]
-    coco["annotations"][1]["category_id"] = 8
-    register(tmp_path, coco)
-    results = evaluate(InstanceCOCOEvaluator(NAME), detections([[5, 5, 20, 20]]))["segm"]
-    assert (results["AP-square (0)"], results["AP-square (1)"]) == pytest.approx((100, 0))
+    records = [annotation(SQUARE), annotation(BESIDE, id=2, category_id=8)]
+    coco = coco_json(records, width=WIDTH, height=HEIGHT)
+    coco["categories"] = [{"id": i, "name": name} for i, name in ((1, "a"), (8, "a"), (9, 5))]
+    register_json(tmp_path, coco)
+    results = evaluate(InstanceCOCOEvaluator(NAME), detections([SQUARE]))["segm"]
+    assert (results["AP-a (0)"], results["AP-a (1)"]) == pytest.approx((100, 0))
     assert np.isnan(results["AP-5"])
+
+
+def test_boxes_are_ranked_by_scores_and_masks_by_mask_scores(tmp_path):
+    register(tmp_path, SQUARE)
+    # If the wrong detection is ranked first, precision is 1/2 at every recall.
+    for boxes, scores, mask_scores, expected in (
+        ([SQUARE, BESIDE], [0.9, 0.3], [0.2, 0.8], (100, 50)),
+        ([BESIDE, SQUARE], [0.9, 0.3], [0.1, 0.3], (50, 100)),
+        ([SQUARE, BESIDE], [0.9, 0.3], [0.8, 0.1], (100, 100)),
+    ):
+        found = detections(boxes, scores, mask_scores=mask_scores)
+        results = evaluate(MaskScoreCOCOEvaluator(NAME, str(tmp_path / "out")), found)
+        assert (results["bbox"]["AP"], results["segm"]["AP"]) == pytest.approx(expected)
+        assert found.scores.tolist() == pytest.approx(scores) and found.has("pred_masks")
+        results = evaluate(InstanceCOCOEvaluator(NAME), found)
+        assert results["bbox"]["AP"] == results["segm"]["AP"] == pytest.approx(expected[0])
+
+
+def test_result_files_hold_the_score_of_the_ranking(tmp_path):
+    register(tmp_path, SQUARE)
+    found = detections([SQUARE], [0.75], mask_scores=[0.25])
+    evaluate(MaskScoreCOCOEvaluator(NAME, str(tmp_path)), found)
+    for task, score in (("bbox", 0.75), ("segm", 0.25)):
+        results = (tmp_path / task / "coco_instances_results.json").read_text()
+        [result] = json.loads(results)
+        assert (result["score"], result["category_id"]) == (score, 1)
+        assert ("segmentation" in result) == (task == "segm")
+
+
+def test_model_without_mask_scores_is_refused(tmp_path):
+    register(tmp_path, SQUARE)
+    for field in ("mask_scores", "pred_masks"):
+        found = detections([SQUARE])
+        found.remove(field)
+        with pytest.raises(ValueError, match="MODEL.YOLACT.MASK_IOU.ENABLED.*COCOEvaluator"):
+            evaluate(MaskScoreCOCOEvaluator(NAME, str(tmp_path)), found)

@@ -8,6 +8,7 @@ from detectron2.modeling import build_model
 
 from yolact_d2 import Predictor
 from yolact_d2.data import ImageMapper, YOLACTDatasetMapper, read_image
+from yolact_d2.data.shapes import generate_shapes, register_shapes
 
 
 @pytest.mark.parametrize("mean, std", [([117.4], [57.4]), ([123.7, 116.8, 103.9], [58.4] * 3)])
@@ -17,7 +18,9 @@ def test_grey_model_trains_and_predicts(shapes_cfg, tmp_path, mean, std):
     cfg.INPUT.AUG.EXPAND = True
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = mean, std
     cfg.MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST = 0.0
-    records = DatasetCatalog.get("shapes_train")[:8]
+    generate_shapes(str(tmp_path / "shapes"), num_train=8, num_val=1)
+    register_shapes(str(tmp_path / "shapes"), prefix="some_shapes")
+    records = DatasetCatalog.get("some_shapes_train")
     mapper = YOLACTDatasetMapper(cfg)
     assert len(mapper.augmentations.augs) == 5
     torch.manual_seed(0)

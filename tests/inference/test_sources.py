@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from videos import numbers, write_video
+from videos import Camera, numbers, write_video
 
 from yolact_d2.inference.sources import DEFAULT_FPS, ImageFiles, Video, find_images, image_ids
 
@@ -102,30 +102,10 @@ def test_videos_are_read_from_urls(tmp_path, monkeypatch):
         server.shutdown()
 
 
-class Capture:
-    """Stands in for OpenCV's capture of a device or stream."""
-
-    def __init__(self, count, fps=25.0):
-        self.count, self.fps, self.number, self.is_open = count, fps, 0, True
-
-    def open(self, source):
-        self.number = 0
-
-    def read(self):
-        self.number += 1
-        return True, np.full((2, 2, 3), self.number, np.uint8)
-
-    def get(self, key):
-        return {cv2.CAP_PROP_FPS: self.fps, cv2.CAP_PROP_FRAME_COUNT: self.count}[key]
-
-    def release(self):
-        self.is_open = False
-
-
 @pytest.mark.parametrize("source, name", [(1, "camera 1"), ("/dev/null", "/dev/null")])
 def test_cameras_continue_and_are_released(monkeypatch, source, name):
     captures = []
-    monkeypatch.setattr(cv2, "VideoCapture", lambda s: captures.append(Capture(-1)) or captures[-1])
+    monkeypatch.setattr(cv2, "VideoCapture", lambda s: captures.append(Camera()) or captures[-1])
     with Video(source) as video:
         assert (len(video), video.fps, video.name, video.is_live) == (0, 25, name, True)
         first = [frame.image.max() for frame, _ in zip(video, range(3))]
@@ -137,7 +117,7 @@ def test_cameras_continue_and_are_released(monkeypatch, source, name):
 
 def test_stream_of_unknown_length_and_frame_rate(monkeypatch):
     for fps in (0.0, float("nan"), 90000.0):
-        monkeypatch.setattr(cv2, "VideoCapture", lambda source, fps=fps: Capture(-1.9e14, fps))
+        monkeypatch.setattr(cv2, "VideoCapture", lambda source, fps=fps: Camera(-1.9e14, fps))
         video = Video("rtsp://10.0.0.1/stream")
         assert (len(video), video.is_live, video.is_camera) == (0, True, False)
         assert video.fps == DEFAULT_FPS

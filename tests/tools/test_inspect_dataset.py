@@ -1,31 +1,17 @@
 import json
 import os
-import runpy
-import sys
-from types import SimpleNamespace
 
 import cv2
 import pytest
-from processes import REPO, assert_refused
+from processes import REPO, assert_refused, run_here
 
 from yolact_d2.data.shapes import generate_shapes
 
 CONFIG = REPO / "configs" / "yolact_shapes.yaml"
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the program in this process."""
-
-    def run_program(*args):
-        program = str(REPO / "tools" / "inspect_dataset.py")
-        monkeypatch.setattr(sys, "argv", [program, *map(str, args)])
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(program, run_name="__main__")
-        out, err = capsys.readouterr()
-        return SimpleNamespace(returncode=end.value.code, stdout=out, stderr=err)
-
-    return run_program
+def run(*args):
+    return run_here("tools/inspect_dataset.py", *args)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +27,7 @@ def coco(shapes):
     return json.loads((shapes / "annotations" / "instances_train.json").read_text())
 
 
-def test_statistics_and_samples(run, shapes, coco, tmp_path):
+def test_statistics_and_samples(shapes, coco, tmp_path):
     drawings = tmp_path / "new" / "folder"
     done = run(
         "--json", shapes / "annotations" / "instances_train.json",
@@ -65,7 +51,7 @@ def test_statistics_and_samples(run, shapes, coco, tmp_path):
         assert drawing.shape == (96, 96, 3) and drawing.std() > 10
 
 
-def test_issues_are_printed_and_written(run, shapes, coco, tmp_path):
+def test_issues_are_printed_and_written(shapes, coco, tmp_path):
     (tmp_path / "images").mkdir()
     for image in coco["images"][:3]:
         data = (shapes / "train" / image["file_name"]).read_bytes()
@@ -93,7 +79,7 @@ def test_issues_are_printed_and_written(run, shapes, coco, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["coco.json", "defects.json", "images", "out"]
 
 
-def test_empty_folder_and_bad_input(run, shapes, tmp_path):
+def test_empty_folder_and_bad_input(shapes, tmp_path):
     good = shapes / "annotations" / "instances_train.json"
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.json").write_text("no JSON")

@@ -35,23 +35,21 @@ def draw(folder, *more, config=CONFIG, image="image.jpg", weights="model.pth", o
 
 @pytest.mark.slow
 def test_figures_of_prototypes_and_detections(folder):
-    best = draw(folder, "--top-k", "2", out="best")
-    chosen = draw(folder, "--detections", "0", "--steps", "3", out="chosen")
+    best = draw(folder, "--top-k", "1", out="best")
+    chosen = draw(folder, "--detections", "1", "--steps", "3", out="chosen")
     none = draw(folder, "--confidence-threshold", "1", out="none")
     for done in (best, chosen, none):
         assert done.returncode == 0, done.stderr
-    assert "the prototypes and 2 of 100 detections" in best.stdout
+    assert "the prototypes and 1 of 100 detections" in best.stdout
     assert "0 of 0 detections with a score of 1.0 or more" in none.stdout
-    first, second, sheet = (
-        f"image_{name}.png" for name in ("detection_0", "detection_1", "prototypes")
-    )
-    assert sorted(os.listdir(folder / "best")) == [first, second, sheet]
-    assert sorted(os.listdir(folder / "chosen")) == [first, sheet]
+    first, second, sheet = (f"image_{x}.png" for x in ("detection_0", "detection_1", "prototypes"))
+    assert sorted(os.listdir(folder / "best")) == [first, sheet]
+    assert sorted(os.listdir(folder / "chosen")) == [second, sheet]
     assert os.listdir(folder / "none") == [sheet]
     sheets = [cv2.imread(str(folder / out / sheet)) for out in ("best", "chosen")]
     assert np.array_equal(*sheets) and sheets[0].shape[1] > 900
     # Six steps and the sum are wider than three and the sum.
-    figures = [cv2.imread(str(folder / out / first)) for out in ("best", "chosen")]
+    figures = [cv2.imread(str(folder / x)) for x in (f"best/{first}", f"chosen/{second}")]
     assert [figure.shape[1] for figure in figures] == [1460, 860]
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from yolact_d2 import Predictor
-from yolact_d2.modeling.masks import assemble_masks, paste_masks, soft_masks
+from yolact_d2.modeling.masks import paste_masks, soft_masks
 from yolact_d2.visualization.prototypes import (
     iou_with_final_mask,
     partial_sums,
@@ -32,15 +32,6 @@ def test_partial_sums_by_hand():
     sums = partial_sums(prototypes, coefficients, torch.tensor([1, 2, 0]))
     expected = torch.tensor([[[-1.0, -2.0]], [[-1.0, -1.4]], [[0.0, -1.4]]])
     torch.testing.assert_close(sums, expected)
-
-
-def test_last_partial_sum_is_the_assembled_mask():
-    torch.manual_seed(0)
-    prototypes, coefficients = torch.rand(32, 7, 9), torch.rand(32) * 2 - 1
-    order = strongest_first(prototypes, coefficients, torch.ones(7, 9, dtype=torch.bool))
-    assert sorted(order.tolist()) == list(range(32))
-    sums = partial_sums(prototypes, coefficients, order)
-    torch.testing.assert_close(sums[-1], assemble_masks(prototypes, coefficients[None])[0])
 
 
 def test_iou_with_final_mask_by_hand():
