@@ -179,7 +179,7 @@ def test_each_json_is_parsed_once(datasets, tmp_path, monkeypatch):
         next(iter(build_test_loader(cfg, "custom_val")))
         build_evaluator(cfg, "custom_val")
     assert parsed == {train.json_file: 1, val.json_file: 1}
-    assert DatasetCatalog["custom_train"].coco is None  # freed
+    assert DatasetCatalog["custom_train"]._coco is None  # freed
 
 
 def test_fatal_issue_names_the_file(data, tmp_path):

@@ -201,6 +201,12 @@ def test_what_occurs_twice(coco, folder):
     assert [c["name"] for c in validated.categories if c["id"] == 3] == ["class 3"]
 
 
+def test_crowd_regions_only(coco, folder):
+    coco["annotations"] = [{**annotation, "iscrowd": 1} for annotation in coco["annotations"]]
+    [issue] = inspect_dataset(coco, str(folder)).issues
+    assert issue[:3] == ("crowds_only", FATAL, "all 3 annotations have iscrowd 1")
+
+
 def test_records_that_are_no_dicts(coco, folder):
     for key in ("images", "annotations", "categories"):
         for record in (None, "text", []):

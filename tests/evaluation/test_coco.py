@@ -167,7 +167,10 @@ def test_implausible_areas_and_annotation_id_0_are_used_and_counted(tmp_path, ca
     register(tmp_path, SQUARE, area=WIDTH * HEIGHT)
     results = evaluate(InstanceCOCOEvaluator(NAME), detections([SQUARE]))
     assert np.isnan(results["segm"]["APs"]) and results["segm"]["APm"] > 99  # as with pycocotools
-    assert "1 wrong_area (e.g. 1.png" in caplog.text and "is 4800, the mask has 400" in caplog.text
+    assert (
+        "1 wrong_area (e.g. 1.png" in caplog.text
+        and "is 4800, but the mask has 400 pixels" in caplog.text
+    )
     register_json(tmp_path, coco_json([annotation(SQUARE, id=0)], width=WIDTH, height=HEIGHT))
     assert evaluate(InstanceCOCOEvaluator(NAME), detections([SQUARE]))["bbox"]["AP"] == 0
     assert "counts the object with the annotation id 0 as missed" in caplog.text

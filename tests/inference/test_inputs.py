@@ -52,20 +52,23 @@ def test_every_form_gives_the_same_pixels(tmp_path, input_format):
 @pytest.mark.parametrize(
     "image, described",
     [
-        (None, "a NoneType, which OpenCV's imread gives"),
-        (b"\xff\xd8", "a bytes;"),
-        (BGR.tolist(), "a list;"),
-        (BGR / 255, "a ndarray of float64 with the shape (7, 9, 3)"),
-        (BGR.astype(np.uint16), "a ndarray of uint16 with"),
-        (BGR.astype(np.int64), "a ndarray of int64 with"),
-        (GREY > 9, "a ndarray of bool with the shape (7, 9)"),
+        (None, "type NoneType, which OpenCV's imread gives"),
+        (b"\xff\xd8", "type bytes;"),
+        (BGR.tolist(), "type list;"),
+        (BGR / 255, "type ndarray of float64 with the shape (7, 9, 3)"),
+        (BGR.astype(np.uint16), "type ndarray of uint16 with"),
+        (BGR.astype(np.int64), "type ndarray of int64 with"),
+        (GREY > 9, "type ndarray of bool with the shape (7, 9)"),
         (BGR[:0], "with the shape (0, 9, 3)"),
         (np.dstack([BGR, GREY]), "with the shape (7, 9, 4)"),
         (BGR.transpose(2, 0, 1), "with the shape (3, 7, 9)"),
         (BGR[None], "with the shape (1, 7, 9, 3)"),
         (np.zeros(4, np.uint8), "with the shape (4,)"),
-        (TALL, "a Tensor of torch.uint8 with the shape (9, 7, 3)"),
-        (TALL.permute(2, 0, 1).bfloat16(), "a Tensor of torch.bfloat16 with the shape (3, 9, 7)"),
+        (TALL, "type Tensor of torch.uint8 with the shape (9, 7, 3)"),
+        (
+            TALL.permute(2, 0, 1).bfloat16(),
+            "type Tensor of torch.bfloat16 with the shape (3, 9, 7)",
+        ),
     ],
 )
 def test_other_forms_are_refused(image, described):

@@ -189,7 +189,7 @@ class TestInference:
         assert torch.equal(found.scores, expected.scores)
 
     @pytest.mark.parametrize("nms", ALL_NMS)
-    def test_boxes_outside_the_image_take_no_place_of_a_detection(self, model, nms):
+    def test_boxes_outside_the_image_do_not_count_towards_the_maximum(self, model, nms):
         boxes = [
             [-0.3, 0.2, -0.1, 0.4], [1.1, 0.2, 1.3, 0.4], [0.2, -0.3, 0.4, 0.0],
             [0.2, 1.0, 0.4, 1.3], [0.5, 0.5, 0.5, 0.9], [0.5, 0.9, 0.9, 0.9],

@@ -10,7 +10,7 @@ from ..files import atomic_write
 from .annotations import evaluation_issues
 from .coco_json import COCO, ValidatedCOCO, validate_coco
 from .dataset_dicts import image_issues
-from .issues import KINDS, NOTE, Issue, Severity
+from .issues import FATAL, KINDS, Issue, Severity
 
 _MAX_SHOWN = 20
 
@@ -39,11 +39,9 @@ def inspect_dataset(coco: COCO, image_root: str, show_progress: bool = False) ->
         image_id = annotation["image_id"]
         for issue in evaluation_issues(annotation, sizes[image_id]):
             issues.append(Issue(*issue[:3], names[image_id], image_id, annotation["id"]))
-    objects = {a["category_id"] for a in validated.annotations if not a.get("iscrowd", 0)}
-    crowds = {a["category_id"] for a in validated.annotations} - objects
-    for category in validated.categories:
-        if category["id"] in crowds:
-            issues.append(Issue("crowds_only", NOTE, f"of the class {category['name']!r}"))
+    if validated.annotations and all(a.get("iscrowd", 0) for a in validated.annotations):
+        detail = f"all {len(validated.annotations)} annotations have iscrowd 1"
+        issues.append(Issue("crowds_only", FATAL, detail))
     return validated._replace(issues=issues)
 
 

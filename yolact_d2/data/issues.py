@@ -39,7 +39,7 @@ KINDS = {
     "bad_rle": "an RLE that cannot be decoded",
     "rle_size": "an RLE of another size than the image",
     "mask_box_mismatch": "a mask and a box that disagree",
-    "crowds_only": "all annotations of a class are crowd regions, which are not trained on",
+    "crowds_only": "a dataset of crowd regions only, which are not trained on",
     "bad_area": "an area that is not a positive number",
     "wrong_area": "an area that is more than twice or less than half that of the mask",
     "annotation_id_0": "the annotation id 0, which COCO's evaluation reads as no match",

@@ -353,6 +353,10 @@ class YOLACT(DenseDetector):
         boxes = self.box2box_transform.apply_deltas(
             clamp_finite(predictions.deltas[candidates]), anchors.tensor[candidates]
         )
+        if self.drop_empty_boxes:
+            # Larger than rounding, so that boxes in pixels are not empty either.
+            visible = Boxes(clip_boxes(boxes, (1, 1))).nonempty(1e-6)
+            boxes, candidates = boxes[visible], candidates[visible]
         detections = self.nms(
             boxes,
             scores[candidates],
@@ -361,11 +365,9 @@ class YOLACT(DenseDetector):
             topk=self.test_topk_candidates,
             max_detections=self.max_detections_per_image,
         )
-        is_kept = detections.scores >= self.test_score_thresh
-        if self.drop_empty_boxes:
-            # Larger than rounding, so that boxes in pixels are not empty either.
-            is_kept &= Boxes(clip_boxes(boxes[detections.indices], (1, 1))).nonempty(1e-6)
-        kept, classes, scores = (x[is_kept] for x in detections)
+        # Scores descend, so the detections to keep come first.
+        num_kept = int((detections.scores >= self.test_score_thresh).sum())
+        kept, classes, scores = (x[:num_kept] for x in detections)
         coefficients = predictions.coefficients[candidates[kept]]
         return boxes[kept], scores, classes, clamp_finite(coefficients)
 
