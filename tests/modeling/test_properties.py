@@ -160,11 +160,11 @@ CRITERION = YOLACTCriterion(
 @settings(max_examples=60)
 @given(
     seeds,
-    st.tuples(*[st.sampled_from([0.0, 1e-30, 1.0, 100.0, 1e4])] * 5),
+    st.tuples(*[st.sampled_from([0.0, 1e-30, 1.0, 100.0, 1e4, 1e8])] * 5),
     st.lists(ground_truths(32, NUM_CLASSES), min_size=1, max_size=3),
 )
 def test_losses_and_gradients_are_finite(postprocessing, seed, largest, gt_instances):
-    """For any ground truth and predictions up to 1e4."""
+    """For any ground truth and predictions up to 1e8."""
     num, generator = len(gt_instances), torch.Generator().manual_seed(seed)
 
     def outputs(magnitude, *shape):
