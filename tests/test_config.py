@@ -102,11 +102,6 @@ def test_recipe(name):
         assert node == value, key
 
 
-def test_known_configs_are_all_there():
-    known = {*MILLIONS, "yolact_shapes", "yolact_plus_shapes"}
-    assert {name_of(path) for path in CONFIGS} == known
-
-
 def test_adds_nothing_to_a_config_that_is_not_asked_for():
     before = get_cfg()
     cfg = get_cfg()

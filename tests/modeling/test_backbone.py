@@ -100,7 +100,14 @@ def _train_step(fpn, images):
 
 @pytest.mark.parametrize(
     "images, world_size, limit, frozen",
-    [(5, 1, 6, True), (6, 1, 6, False), (10, 2, 6, True), (8, 1, 9, True), (1, 1, 0, False)],
+    [
+        (5, 1, 6, True),
+        (6, 1, 6, False),
+        (10, 2, 6, True),
+        (12, 2, 6, False),
+        (8, 1, 9, True),
+        (1, 1, 0, False),
+    ],
 )
 def test_batch_norm_is_frozen_by_the_images_per_device(
     images, world_size, limit, frozen, monkeypatch
