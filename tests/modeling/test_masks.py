@@ -108,7 +108,9 @@ def _cropped_masks(num, height=23, width=31):
     return soft * inside_boxes(boxes, height, width), boxes
 
 
-@pytest.mark.parametrize("size", [(1, 1), (7, 9), (23, 31), (37, 500), (230, 31), (427, 640)])
+@pytest.mark.parametrize(
+    "size", [(1, 1), (7, 9), (23, 31), (37, 500), (230, 31), (427, 640), (1080, 1920)]
+)
 def test_paste_masks_equals_a_resize_of_whole_masks(size):
     soft, boxes = _cropped_masks(17)
     exact = torch.nn.functional.interpolate(
