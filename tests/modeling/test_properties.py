@@ -134,6 +134,7 @@ def test_no_nan_for_any_outputs_of_the_network(postprocessing, nms, finite, data
 def test_no_nan_for_any_image(model, image, height, width):
     found = model([{"image": image, "height": height, "width": width}])[0]["instances"]
     _assert_no_nan(found)
+    assert found.image_size == found.pred_masks.shape[1:] == (height, width)
     assert len(found) > 0
 
 
