@@ -45,17 +45,20 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(folder):
-    """A training, drawings of its predictions, and programs with bad input."""
+    """A training, its evaluation, drawings, a resumed training, and programs with bad input."""
     generate_shapes(str(folder / "shapes"), num_train=8, num_val=3)
     config = ["--config-file", REPO / "configs/yolact_plus_shapes.yaml"]
     train = [REPO / "train_net.py", *config]
     draw = [REPO / "tools/visualize_predictions.py", *config, "--output"]
+    weights = ["MODEL.WEIGHTS", folder / "output/model_final.pth"]
     return run_programs(
         [*train, *SMALL, "OUTPUT_DIR", folder / "output"],
+        [*train, "--eval-only", *SMALL, *weights, "OUTPUT_DIR", folder / "eval"],
         [
             *draw, folder / "drawn", "--num-images", 2, "--scale", 1, "--sheet",
-            folder / "sheet.png", *SMALL, "MODEL.WEIGHTS", folder / "output/model_final.pth",
+            folder / "sheet.png", *SMALL, *weights,
         ],
+        [*train, "--resume", *SMALL, "SOLVER.MAX_ITER", 5, "OUTPUT_DIR", folder / "output"],
         *(
             [*train, *bad, *SMALL, "OUTPUT_DIR", folder / "bad"]
             for bad in BAD_FOR_TRAINING.values()
@@ -68,19 +71,30 @@ def runs(folder):
 @pytest.fixture(scope="module")
 def trained(runs, folder):
     """The output folder of the training."""
-    assert runs[0].returncode == 0, runs[0].stderr
+    assert not any(done.returncode for done in runs[:4]), [done.stderr for done in runs[:4]]
     return folder / "output"
 
 
+def metrics(folder):
+    """All lines of metrics.json."""
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
 def test_training_writes_a_checkpoint_metrics_and_ap(runs, trained):
-    lines = (trained / "metrics.json").read_text().splitlines()
-    recorded = {key for line in lines for key in json.loads(line)}
+    recorded = {key for line in metrics(trained) for key in line}
     for loss in ("loss_cls", "loss_box_reg", "loss_mask", "loss_sem_seg", "loss_mask_iou"):
         assert loss in recorded
     assert {"total_loss", "lr", "bbox/AP", "segm/AP"} <= recorded
     assert list(trained.glob("events.out.tfevents.*"))
     assert "eta" in runs[0].stdout
-    assert torch.load(trained / "model_final.pth", weights_only=True)["iteration"] == 2
+    assert "Starting training from iteration 3" in runs[3].stdout
+    assert torch.load(trained / "model_final.pth", weights_only=True)["iteration"] == 4
+
+
+def test_eval_only_gives_the_ap_of_training(runs, trained):
+    after_training = next(line for line in metrics(trained) if "segm/AP" in line)
+    expected = ",".join(f"{after_training[f'segm/{key}']:.4f}" for key in ("AP", "AP50", "AP75"))
+    assert expected in runs[1].stdout
 
 
 def test_yolact_plus_ranks_masks_by_their_own_scores(trained):
@@ -92,8 +106,7 @@ def test_yolact_plus_ranks_masks_by_their_own_scores(trained):
     assert len({b["score"] and m["score"] / b["score"] for b, m in zip(boxes, masks)}) > 1
 
 
-def test_predictions_are_drawn_beside_the_ground_truth(runs, folder):
-    assert runs[1].returncode == 0, runs[1].stderr
+def test_predictions_are_drawn_beside_the_ground_truth(trained, folder):
     assert sorted(os.listdir(folder / "drawn")) == ["000000.png", "000001.png"]
     original, first, second, sheet = (
         cv2.imread(str(folder / path))
@@ -114,7 +127,7 @@ def test_predictions_are_drawn_beside_the_ground_truth(runs, folder):
 
 
 def test_bad_input_is_refused_before_training(runs, folder):
-    for done, message in zip(runs[2:], [*BAD_FOR_TRAINING, *BAD_FOR_DRAWING], strict=True):
+    for done, message in zip(runs[4:], [*BAD_FOR_TRAINING, *BAD_FOR_DRAWING], strict=True):
         assert_refused(done, message)
         assert "Starting training" not in done.stdout
     assert not list(folder.glob("bad drawn/*"))
