@@ -1,13 +1,11 @@
 """Shared by several tests: a config, plain-loop versions of tensor operations, comparisons."""
 
-import math
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from detectron2.config import get_cfg
-from torch import nn
 
 from yolact_d2 import add_yolact_config
 from yolact_d2.modeling.matcher import BACKGROUND, FOREGROUND, IGNORE
@@ -89,19 +87,6 @@ def match_by_brute_force(anchors, gt_boxes, crowd_boxes):
         if max(shares, default=0) > 0.7 and labels[a] != FOREGROUND:
             labels[a] = IGNORE
     return matches, labels
-
-
-def assert_xavier_uniform(module, num_convs):
-    """Assert that the convolutions in `module` have Xavier-uniform weights and zero biases."""
-    convs = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
-    assert len(convs) == num_convs
-    for conv in convs:
-        out_channels, in_channels, side, _ = conv.weight.shape
-        bound = math.sqrt(6 / (side**2 * (in_channels + out_channels)))
-        assert 0.95 * bound < conv.weight.abs().max() <= bound
-        # The variance of a uniform distribution; a few hundred weights determine it to 20 %.
-        assert 0.8 < conv.weight.var().item() / (bound**2 / 3) < 1.2
-        assert not conv.bias.any()
 
 
 def eventually(condition, seconds=5.0):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2 import model_zoo as detectron2_model_zoo
+from plain import assert_equal
 
 from yolact_d2 import model_zoo
 
@@ -66,8 +67,7 @@ def test_model_has_its_weights_and_is_in_training_mode(tmp_path):
     torch.save({"model": model.state_dict()}, tmp_path / "mine.pth")
     again = model_zoo.get("yolact_shapes", device="cpu", weights=str(tmp_path / "mine.pth"))
     assert again.training
-    expected = model.state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in again.state_dict().items())
+    assert_equal(again.state_dict(), model.state_dict())
 
 
 @pytest.mark.slow

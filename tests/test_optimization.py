@@ -8,7 +8,7 @@ import pytest
 import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import build_model
-from plain import CONFIGS
+from plain import CONFIGS, assert_equal
 from torch import nn
 
 from yolact_d2 import Predictor, load_config, optimization, optimize_for_inference
@@ -103,9 +103,7 @@ def test_original_model_is_not_changed(image):
     assert model.training and not fast.training
     assert all(p.requires_grad for p in model.parameters())
     assert not any(p.requires_grad for p in fast.parameters())
-    after = model.state_dict()
-    assert list(after) == list(before)
-    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert_equal(model.state_dict(), before)
 
 
 def test_copy_replaces_the_model_of_a_predictor(shapes_cfg, image):

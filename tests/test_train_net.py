@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import cv2
@@ -17,41 +16,63 @@ from yolact_d2.engine import train_net
 
 pytestmark = pytest.mark.slow
 
-SMALL = "MODEL.DEVICE cpu INPUT.IMAGE_SIZE 64 DATALOADER.NUM_WORKERS 0".split()
+SMALL = [
+    *"MODEL.DEVICE cpu INPUT.IMAGE_SIZE 96 DATALOADER.NUM_WORKERS 0 SOLVER.MAX_ITER 3".split(),
+    "MODEL.YOLACT.MASK_IOU.CONV_DIMS", "[4]",
+    "MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST", 0.0,  # An untrained model finds nothing else.
+]  # fmt: skip
+# Options that are refused, by the message.
+BAD_FOR_TRAINING = {
+    "4 categories, but MODEL.YOLACT.NUM_CLASSES is 7": ["MODEL.YOLACT.NUM_CLASSES", 7],
+    "'nowhere' is not registered. ": ["DATASETS.TRAIN", "('nowhere',)"],
+    "pascal_sbd_train.json": ["DATASETS.TRAIN", "('pascal_sbd_train',)"],
+    "no file 'nowhere.pth'": ["MODEL.WEIGHTS", "nowhere.pth"],
+    "Non-existent key: SOLVER.LR": ["SOLVER.LR", 1],
+    "MODEL.WEIGHTS is empty": ["--eval-only", "MODEL.WEIGHTS", ""],
+}
+BAD_FOR_DRAWING = {
+    "DATASETS.TEST is empty": ["DATASETS.TEST", "()"],
+    "'nowhere' is not registered. ": ["DATASETS.TEST", "('nowhere',)"],
+    "missing.pth": ["MODEL.WEIGHTS", "missing.pth"],
+}
 
 
 @pytest.fixture(scope="module")
-def datasets(tmp_path_factory):
-    root = tmp_path_factory.mktemp("datasets")
-    generate_shapes(str(root / "shapes"), num_train=8, num_val=3)
-    return root
+def folder(tmp_path_factory):
+    """With the dataset in shapes/, and what the programs write."""
+    return tmp_path_factory.mktemp("folder")
 
 
 @pytest.fixture(scope="module")
-def run(datasets):
-    def run_commands(*commands, config="yolact_shapes"):
-        """Run programs with a config; each command is a list of a program and its arguments."""
-        commands = [
-            [REPO / program, "--config-file", REPO / "configs" / f"{config}.yaml", *args]
-            for program, *args in commands
-        ]
-        return run_programs(*commands, DETECTRON2_DATASETS=str(datasets))
-
-    return run_commands
+def runs(folder):
+    """A training, its evaluation, drawings, a resumed training, and programs with bad input."""
+    generate_shapes(str(folder / "shapes"), num_train=8, num_val=3)
+    config = ["--config-file", REPO / "configs/yolact_plus_shapes.yaml"]
+    train = [REPO / "train_net.py", *config]
+    draw = [REPO / "tools/visualize_predictions.py", *config, "--output"]
+    weights = ["MODEL.WEIGHTS", folder / "output/model_final.pth"]
+    return run_programs(
+        [*train, *SMALL, "OUTPUT_DIR", folder / "output"],
+        [*train, "--eval-only", *SMALL, *weights, "OUTPUT_DIR", folder / "eval"],
+        [
+            *draw, folder / "drawn", "--num-images", 2, "--scale", 1, "--sheet",
+            folder / "sheet.png", *SMALL, *weights,
+        ],
+        [*train, "--resume", *SMALL, "SOLVER.MAX_ITER", 5, "OUTPUT_DIR", folder / "output"],
+        *(
+            [*train, *bad, *SMALL, "OUTPUT_DIR", folder / "bad"]
+            for bad in BAD_FOR_TRAINING.values()
+        ),
+        *([*draw, folder / "bad drawn", *bad, *SMALL] for bad in BAD_FOR_DRAWING.values()),
+        DETECTRON2_DATASETS=str(folder),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def trained(run, tmp_path_factory):
-    """The output folder, and what training, evaluation and resumed training printed."""
-    folder = tmp_path_factory.mktemp("trained")
-    weights = ["MODEL.WEIGHTS", folder / "model_final.pth"]
-    done = run(
-        ["train_net.py", *SMALL, "SOLVER.MAX_ITER", 3, "OUTPUT_DIR", folder],
-        ["train_net.py", "--eval-only", *SMALL, *weights, "OUTPUT_DIR", folder / "eval"],
-        ["train_net.py", "--resume", *SMALL, "SOLVER.MAX_ITER", 5, "OUTPUT_DIR", folder],
-    )
-    assert all(program.returncode == 0 for program in done), [program.stderr for program in done]
-    return folder, [program.stdout for program in done]
+def trained(runs, folder):
+    """The output folder of the training."""
+    assert not any(done.returncode for done in runs[:4]), [done.stderr for done in runs[:4]]
+    return folder / "output"
 
 
 def metrics(folder):
@@ -59,44 +80,40 @@ def metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
 
 
-def test_training_writes_a_checkpoint_metrics_and_ap(trained):
-    folder, (training, _, resumed) = trained
-    recorded = {key: value for line in metrics(folder) for key, value in line.items()}
-    for key in ("loss_cls", "loss_box_reg", "loss_mask", "loss_sem_seg", "total_loss", "lr"):
-        assert key in recorded
-    assert "bbox/AP" in recorded and "segm/AP" in recorded
-    assert list(folder.glob("events.out.tfevents.*"))
-    assert "eta" in training
-    assert "Starting training from iteration 3" in resumed
-    assert torch.load(folder / "model_final.pth", weights_only=True)["iteration"] == 4
+def test_training_writes_a_checkpoint_metrics_and_ap(runs, trained):
+    recorded = {key for line in metrics(trained) for key in line}
+    for loss in ("loss_cls", "loss_box_reg", "loss_mask", "loss_sem_seg", "loss_mask_iou"):
+        assert loss in recorded
+    assert {"total_loss", "lr", "bbox/AP", "segm/AP"} <= recorded
+    assert list(trained.glob("events.out.tfevents.*"))
+    assert "eta" in runs[0].stdout
+    assert "Starting training from iteration 3" in runs[3].stdout
+    assert torch.load(trained / "model_final.pth", weights_only=True)["iteration"] == 4
 
 
-def test_eval_only_gives_the_ap_of_training(trained):
-    folder, (_, evaluation, _) = trained
-    after_training = next(line for line in metrics(folder) if "segm/AP" in line)
+def test_eval_only_gives_the_ap_of_training(runs, trained):
+    after_training = next(line for line in metrics(trained) if "segm/AP" in line)
     expected = ",".join(f"{after_training[f'segm/{key}']:.4f}" for key in ("AP", "AP50", "AP75"))
-    assert expected in evaluation
+    assert expected in runs[1].stdout
 
 
-def test_predictions_are_drawn_beside_the_ground_truth(trained, run, datasets, tmp_path):
-    (done,) = run(
-        [
-            "tools/visualize_predictions.py", "--output", tmp_path / "drawn", "--num-images", 2,
-            "--scale", 1, "--sheet", tmp_path / "sheet.png", *SMALL,
-            "MODEL.WEIGHTS", trained[0] / "model_final.pth",
-        ]
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert sorted(os.listdir(tmp_path / "drawn")) == ["000000.png", "000001.png"]
-    original, first, second, sheet = (
-        cv2.imread(str(path))
-        for path in (
-            datasets / "shapes/val/000000.png",
-            tmp_path / "drawn/000000.png",
-            tmp_path / "drawn/000001.png",
-            tmp_path / "sheet.png",
-        )
+def test_yolact_plus_ranks_masks_by_their_own_scores(trained):
+    boxes, masks = (
+        json.loads((trained / "inference" / task / "coco_instances_results.json").read_text())
+        for task in ("bbox", "segm")
     )
+    assert len(boxes) == len(masks) > 0
+    assert len({b["score"] and m["score"] / b["score"] for b, m in zip(boxes, masks)}) > 1
+
+
+def test_predictions_are_drawn_beside_the_ground_truth(trained, folder):
+    assert sorted(os.listdir(folder / "drawn")) == ["000000.png", "000001.png"]
+    original, first, second, sheet = (
+        cv2.imread(str(folder / path))
+        for path in (
+            "shapes/val/000000.png", "drawn/000000.png", "drawn/000001.png", "sheet.png",
+        )
+    )  # fmt: skip
     height, width = original.shape[:2]
     assert first.shape == (height, 2 * width, 3)
     # The ground truth is drawn over the image on the left.
@@ -109,72 +126,11 @@ def test_predictions_are_drawn_beside_the_ground_truth(trained, run, datasets, t
     assert (sheet[top : top + height, left : left + 2 * width] == first).all()
 
 
-def test_yolact_plus_ranks_masks_by_their_own_scores(run, tmp_path):
-    (done,) = run(
-        [
-            "train_net.py", *SMALL, "INPUT.IMAGE_SIZE", 96, "SOLVER.MAX_ITER", 2,
-            "OUTPUT_DIR", tmp_path, "MODEL.YOLACT.MASK_IOU.CONV_DIMS", "[4]",
-            "MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST", 0.0,  # An untrained model finds nothing else.
-        ],
-        config="yolact_plus_shapes",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    recorded = {key for line in metrics(tmp_path) for key in line}
-    assert {"loss_mask_iou", "bbox/AP", "segm/AP"} <= recorded
-    boxes, masks = (
-        json.loads((tmp_path / "inference" / task / "coco_instances_results.json").read_text())
-        for task in ("bbox", "segm")
-    )
-    assert len(boxes) == len(masks) > 0
-    assert len({b["score"] and m["score"] / b["score"] for b, m in zip(boxes, masks)}) > 1
-
-
-def test_bad_input_is_refused_before_training(run, tmp_path):
-    train = {
-        "4 categories, but MODEL.YOLACT.NUM_CLASSES is 7": ["MODEL.YOLACT.NUM_CLASSES", 7],
-        "'nowhere' is not registered. ": ["DATASETS.TRAIN", "('nowhere',)"],
-        "pascal_sbd_train.json": ["DATASETS.TRAIN", "('pascal_sbd_train',)"],
-        "no file 'nowhere.pth'": ["MODEL.WEIGHTS", "nowhere.pth"],
-        "Non-existent key: SOLVER.LR": ["SOLVER.LR", 1],
-        "MODEL.WEIGHTS is empty": ["MODEL.WEIGHTS", ""],  # with --eval-only
-    }
-    draw = {
-        "DATASETS.TEST is empty": ["DATASETS.TEST", "()"],
-        "'nowhere' is not registered. ": ["DATASETS.TEST", "('nowhere',)"],
-        "missing.pth": ["MODEL.WEIGHTS", "missing.pth"],
-    }
-    tool = ["tools/visualize_predictions.py", "--output", tmp_path / "drawn"]
-    done = run(
-        *(
-            [
-                "train_net.py",
-                *(["--eval-only"] if "" in opts else []),
-                *SMALL,
-                *opts,
-                "OUTPUT_DIR",
-                tmp_path / "out",
-            ]
-            for opts in train.values()
-        ),
-        *([*tool, *SMALL, *opts] for opts in draw.values()),
-    )
-    for program, message in zip(done, [*train, *draw]):
-        assert_refused(program, message)
-        assert "Starting training" not in program.stdout
-    assert not list(tmp_path.glob("drawn/*"))
-
-
-@pytest.mark.distributed
-def test_bad_input_of_two_processes_is_reported_once(datasets, tmp_path):
-    done = subprocess.run(
-        [sys.executable, REPO / "train_net.py", "--num-gpus", "2",
-         "--config-file", REPO / "configs/yolact_shapes.yaml", *SMALL,
-         "MODEL.YOLACT.NUM_CLASSES", "7", "OUTPUT_DIR", tmp_path],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "DETECTRON2_DATASETS": str(datasets)},
-        capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
-    assert_refused(done, "4 categories, but MODEL.YOLACT.NUM_CLASSES is 7")
-    assert done.stderr.count("error: ") == 1
+def test_bad_input_is_refused_before_training(runs, folder):
+    for done, message in zip(runs[4:], [*BAD_FOR_TRAINING, *BAD_FOR_DRAWING], strict=True):
+        assert_refused(done, message)
+        assert "Starting training" not in done.stdout
+    assert not list(folder.glob("bad drawn/*"))
 
 
 def resume(folder):
@@ -198,10 +154,10 @@ def resume(folder):
 
 
 def test_a_resumed_run_does_not_check_images_again(trained, tmp_path):
-    new, resumed = run_children(tmp_path, resume, (tmp_path / "new",), (trained[0],))
+    new, resumed = run_children(tmp_path, resume, (tmp_path / "new",), (trained,))
     assert "CHECK_IMAGES True" in new.log
     assert "CHECK_IMAGES False" in resumed.log
-    config = yaml.safe_load((trained[0] / "config.yaml").read_text())
+    config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["DATASETS"]["CHECK_IMAGES"] is True
     # The run is on the CPU, which it says once; a later run with its config.yaml may find a GPU.
     assert "DEVICE cpu" in new.log and new.log.count("no GPU is found") == 1

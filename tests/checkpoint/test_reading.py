@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from plain import assert_equal
 
 from yolact_d2.checkpoint import CheckpointMismatch, read_checkpoint, read_state_dict
 
@@ -44,22 +45,15 @@ def test_what_training_saves_is_read(tmp_path, name):
         "note": None,
     }
     got = read_checkpoint(write(tmp_path / name, saved))
-    assert list(got) == list(saved) and got["iteration"] == 2**40
-    for key, value in saved["model"].items():
-        assert got["model"][key].dtype == value.dtype and torch.equal(got["model"][key], value)
-    assert torch.equal(got["random"], saved["random"])
-    assert got["optimizer"]["param_groups"] == saved["optimizer"]["param_groups"]
-    for i, state in saved["optimizer"]["state"].items():
-        assert all(torch.equal(got["optimizer"]["state"][i][k], v) for k, v in state.items())
+    assert_equal(got, saved)
+    assert all(got["model"][key].dtype == value.dtype for key, value in saved["model"].items())
 
 
 def test_safetensors_are_read(tmp_path):
     save_file = pytest.importorskip("safetensors.torch").save_file
     tensors = {"a.weight": torch.rand(2, 3), "b": torch.arange(4)}
     save_file(tensors, tmp_path / "some.safetensors")
-    got = read_state_dict(str(tmp_path / "some.safetensors"))
-    assert got.keys() == tensors.keys()
-    assert all(torch.equal(got[key], value) for key, value in tensors.items())
+    assert_equal(read_state_dict(str(tmp_path / "some.safetensors")), tensors)
     os.truncate(tmp_path / "some.safetensors", 60)
     with pytest.raises(CheckpointMismatch, match="some.safetensors is truncated"):
         read_state_dict(str(tmp_path / "some.safetensors"))

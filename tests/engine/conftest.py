@@ -1,5 +1,4 @@
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from yolact_d2.data import COCODataset, use_coco_datasets
 from yolact_d2.data.shapes import generate_shapes
@@ -23,6 +22,4 @@ def training_cfg(shapes_cfg, seven_shapes):
         "MODEL.YOLACT.MAX_MASK_POSITIVES 3 MODEL.BACKBONE.FREEZE_BN_BELOW 0 "
         "DATALOADER.NUM_WORKERS 0".split()
     )
-    yield shapes_cfg
-    DatasetCatalog.remove(shapes_cfg.DATASETS.TRAIN[0])
-    MetadataCatalog.remove(shapes_cfg.DATASETS.TRAIN[0])
+    return shapes_cfg

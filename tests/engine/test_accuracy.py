@@ -22,11 +22,11 @@ def test_a_short_run_learns_the_masks_of_four_images(shapes_cfg, tmp_path):
         "MODEL.BACKBONE.FREEZE_BN_BELOW 0 INPUT.AUG.CROP False INPUT.AUG.PHOTOMETRIC False "
         "MODEL.ANCHOR_GENERATOR.SIZES [[8,12],[16,24],[33,48],[48,67],[67,84]] "
         "INPUT.IMAGE_SIZE 96 DATALOADER.NUM_WORKERS 0 SOLVER.IMS_PER_BATCH 4 SOLVER.BASE_LR 0.1 "
-        f"SOLVER.MAX_ITER 200 SOLVER.WARMUP_ITERS 30 OUTPUT_DIR {tmp_path}".split()
+        f"SOLVER.MAX_ITER 150 SOLVER.WARMUP_ITERS 20 OUTPUT_DIR {tmp_path}".split()
     )
     torch.manual_seed(0)
     trainer = Trainer(shapes_cfg)
     trainer.resume_or_load(resume=False)
     trainer.train()
     mask_ap, _ = trainer.storage.latest()["segm/AP"]
-    assert mask_ap > 55  # Measured: 64; 46 if masks are not flipped with their images.
+    assert mask_ap > 50  # Measured: 60; 35 if masks are not flipped with their images.

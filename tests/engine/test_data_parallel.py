@@ -1,6 +1,5 @@
 """Training and evaluation in two processes, compared with one process."""
 
-import copy
 import json
 
 import pytest
@@ -16,9 +15,7 @@ from ranks import assert_success, run_children, run_ranks
 
 from yolact_d2 import load_config
 from yolact_d2.data.shapes import generate_shapes, register_shapes
-from yolact_d2.engine import broadcast_batch_norm_statistics
 from yolact_d2.evaluation import MaskScoreCOCOEvaluator
-from yolact_d2.modeling.backbone.batch_norm import batch_norms
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
@@ -143,49 +140,6 @@ def test_two_processes_equal_one_with_all_images_if_both_have_as_many_positives(
     # Otherwise not, because each process divides by the number of its own positives.
     case = "fewer positives"
     assert largest_difference(first[case][0], at_once[case][0]) > 0.1
-
-
-def batch_norms_after_a_step(folder):
-    """Store whether batch norm was trained, by the number of images of all processes."""
-    trained = {}
-    for images in (8, 12):
-        model = small_model(small_config("yolact_shapes", "SOLVER.IMS_PER_BATCH", images))
-        parallel = create_ddp_model(model, broadcast_buffers=False, device_ids=None)
-        before = copy.deepcopy(batch_norms(model))
-        mine = range(images // comm.get_world_size())
-        seed = 100 * comm.get_rank()
-        total(parallel([example(seed + i, BOXES) for i in mine])).backward()
-        after = batch_norms(model)
-        trained[images] = {
-            "weights": [layer.weight.requires_grad for layer in after],
-            "statistics": [
-                not torch.equal(a.running_mean, b.running_mean) for a, b in zip(after, before)
-            ],
-            "own": [layer.running_mean.clone() for layer in after],
-        }
-        broadcast_batch_norm_statistics(parallel)
-        trained[images]["shared"] = [layer.running_mean for layer in after]
-    torch.save(trained, folder / f"{comm.get_world_size()}{comm.get_rank()}.pth")
-
-
-def test_batch_norm_is_frozen_by_the_number_of_images_of_one_process(tmp_path):
-    assert_success(run_ranks(tmp_path, batch_norms_after_a_step, tmp_path))
-    assert_success(run_children(tmp_path, batch_norms_after_a_step, (tmp_path,)))
-    first, second, alone = (
-        torch.load(tmp_path / f"{name}.pth", weights_only=True) for name in ("20", "21", "10")
-    )
-    # FREEZE_BN_BELOW is 6.
-    for images, of_two in ((8, False), (12, True)):
-        for what in ("weights", "statistics"):
-            assert set(first[images][what]) == set(second[images][what]) == {of_two}
-            assert set(alone[images][what]) == {True}
-    # Each process has statistics of its own images, until it gets those of rank 0.
-    for own, of_second, *shared in zip(
-        first[12]["own"], second[12]["own"], first[12]["shared"], second[12]["shared"]
-    ):
-        assert not torch.equal(own, of_second)
-        assert torch.equal(own, shared[0]) and torch.equal(own, shared[1])
-    assert all(map(torch.equal, alone[12]["own"], alone[12]["shared"]))
 
 
 def evaluate(datasets, folder):

@@ -13,7 +13,6 @@ from torch import nn
 from yolact_d2.engine import SkipNonFiniteTrainer
 
 NAN, INF = float("nan"), float("inf")
-FAULTS = [NAN, INF, -INF, "gradient"]
 
 
 class Model(nn.Module):
@@ -62,9 +61,10 @@ def state(trainer):
     return copy.deepcopy([trainer.model.state_dict(), trainer.optimizer.state_dict()])
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_skipped_batch_changes_nothing(fault):
-    trainer = build([batch(0), batch(10, fault), batch(20)])
+@pytest.mark.parametrize("fault, x", [(NAN, 1), (INF, 1), (-INF, 1), ("gradient", 1), (None, NAN)])
+def test_a_skipped_batch_changes_nothing(fault, x):
+    """Not the statistics of batch norm either, which are nan with an x of nan."""
+    trainer = build([batch(0), batch(10, fault, x), batch(20)])
     run(trainer, 1)
     before = state(trainer)
     run(trainer, 1, first=1)
@@ -74,14 +74,6 @@ def test_a_skipped_batch_changes_nothing(fault):
     without = build([batch(0), batch(20)])
     run(without, 2)
     assert_equal(state(trainer), state(without))
-
-
-def test_batch_norm_statistics_of_a_skipped_batch_are_restored():
-    trainer = build([batch(0), batch(10, x=NAN)])
-    run(trainer, 2)
-    assert trainer.num_skipped == 1
-    assert trainer.model.norm.running_mean.isfinite().all()
-    assert trainer.model.norm.num_batches_tracked == 1
 
 
 def test_an_ordinary_step_is_that_of_detectron2():

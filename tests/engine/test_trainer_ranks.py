@@ -108,9 +108,8 @@ def test_both_see_other_images_and_resuming_is_exact(cfg, tmp_path):
         assert a["names"][3:] == b["names"]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_both_skip_a_batch_with_non_finite_losses_on_one(cfg, tmp_path, rank):
-    first, second = run(cfg, tmp_path, rank, (1, 3))
+def test_both_skip_a_batch_with_non_finite_losses_on_one(cfg, tmp_path):
+    first, second = run(cfg, tmp_path, 0, (1, 3))
     assert first["num_skipped"] == second["num_skipped"] == 2
     assert first["error"] is second["error"] is None
     assert_equal(parameters(first), parameters(second))

@@ -17,15 +17,6 @@ from plain import base_cfg
 
 from yolact_d2.modeling import YOLACTAnchorGenerator
 
-SIZES = [[24], [48], [96], [192], [384]]
-RATIOS = [1.0, 0.5, 2.0]
-LEVELS_550 = [(side, side) for side in (69, 35, 18, 9, 5)]
-
-
-def _generate(generator, levels):
-    per_level = generator([torch.zeros(2, 1, *level) for level in levels])
-    return torch.cat([boxes.tensor for boxes in per_level])
-
 
 def _loop(levels, sizes, ratios, image_size, square):
     """In pixels, then divided by the side of the image."""
@@ -45,48 +36,37 @@ def _loop(levels, sizes, ratios, image_size, square):
     return np.array(anchors) / image_size
 
 
+FIVE_SIZES = [[24], [48], [96], [192], [384]]
+THREE_SIZES = [[size * 2 ** (i / 3) for i in range(3)] for (size,) in FIVE_SIZES]
+LEVELS_550 = [(side, side) for side in (69, 35, 18, 9, 5)]
+OTHER_LEVELS = [(3, 5), (4, 2), (1, 3), (2, 2), (1, 1)]
+
+
 @pytest.mark.parametrize("square", [True, False])
 @pytest.mark.parametrize(
-    "levels, image_size, octaves, count",
+    "levels, image_size, sizes, ratios, count",
     [
-        (LEVELS_550, 550, 1, 19248),
-        (LEVELS_550, 550, 3, 57744),
-        ([(3, 5), (4, 2), (1, 3), (2, 2), (1, 1)], 192, 2, 6 * (15 + 8 + 3 + 4 + 1)),
+        (LEVELS_550, 550, FIVE_SIZES, [1.0, 0.5, 2.0], 19248),
+        (LEVELS_550, 550, THREE_SIZES, [1.0, 0.5, 2.0], 57744),
+        # One list of sizes is used for all levels.
+        (OTHER_LEVELS, 192, [[20, 30]], [1.0, 2.0], 4 * (15 + 8 + 3 + 4 + 1)),
     ],
 )
-def test_equals_the_loop(levels, image_size, octaves, count, square):
-    sizes = [[size * 2 ** (i / 3) for i in range(octaves)] for (size,) in SIZES]
-    generator = YOLACTAnchorGenerator(
-        sizes=sizes, aspect_ratios=[RATIOS] * 5, image_size=image_size, square=square
-    )
-    assert generator.num_cell_anchors == [3 * octaves] * 5
+def test_configured_anchors_equal_the_loop(levels, image_size, sizes, ratios, count, square):
+    cfg = base_cfg()
+    cfg.INPUT.IMAGE_SIZE = image_size
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES, cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = sizes, [ratios]
+    cfg.MODEL.ANCHOR_GENERATOR.SQUARE = square
+    generator = build_anchor_generator(cfg, [ShapeSpec(channels=8)] * 5)
+    assert generator.num_cell_anchors == [len(ratios) * len(sizes[0])] * 5
     assert not generator.state_dict()  # anchors are not in checkpoints
-    anchors = _generate(generator, levels)
+    anchors = torch.cat(
+        [boxes.tensor for boxes in generator([torch.zeros(2, 1, *level) for level in levels])]
+    )
     assert anchors.dtype == torch.float32 and len(anchors) == count
-    expected = _loop(levels, sizes, RATIOS, image_size, square)
+    expected = _loop(levels, sizes * (5 // len(sizes)), ratios, image_size, square)
     # float32 values around 1 are 6e-8 apart.
     np.testing.assert_allclose(anchors.numpy(), expected, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("square", [True, False])
-def test_configured_anchors(square):
-    cfg = base_cfg()
-    cfg.MODEL.ANCHOR_GENERATOR.SQUARE = square
-    cfg.INPUT.IMAGE_SIZE = 400
-    levels = [(50, 50), (25, 25), (13, 13), (7, 7), (4, 4)]
-    generator = build_anchor_generator(cfg, [ShapeSpec(channels=8)] * 5)
-    expected = _loop(levels, SIZES, RATIOS, 400, square)
-    np.testing.assert_allclose(_generate(generator, levels).numpy(), expected, rtol=0, atol=1e-6)
-
-
-def test_one_list_of_sizes_is_used_for_all_levels():
-    cfg = base_cfg()
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[20, 30]]
-    cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [[1.0, 2.0]]
-    levels = [(2, 3), (1, 2), (1, 1)]
-    generator = YOLACTAnchorGenerator(cfg, [ShapeSpec(channels=8)] * 3)
-    expected = _loop(levels, [[20, 30]] * 3, [1.0, 2.0], 550, True)
-    np.testing.assert_allclose(_generate(generator, levels).numpy(), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("key", ["SIZES", "ASPECT_RATIOS"])

@@ -134,6 +134,7 @@ def test_no_nan_for_any_outputs_of_the_network(postprocessing, nms, finite, data
 def test_no_nan_for_any_image(model, image, height, width):
     found = model([{"image": image, "height": height, "width": width}])[0]["instances"]
     _assert_no_nan(found)
+    assert found.image_size == found.pred_masks.shape[1:] == (height, width)
     assert len(found) > 0
 
 
@@ -160,11 +161,11 @@ CRITERION = YOLACTCriterion(
 @settings(max_examples=60)
 @given(
     seeds,
-    st.tuples(*[st.sampled_from([0.0, 1e-30, 1.0, 100.0, 1e4])] * 5),
+    st.tuples(*[st.sampled_from([0.0, 1e-30, 1.0, 100.0, 1e4, 1e8])] * 5),
     st.lists(ground_truths(32, NUM_CLASSES), min_size=1, max_size=3),
 )
 def test_losses_and_gradients_are_finite(postprocessing, seed, largest, gt_instances):
-    """For any ground truth and predictions up to 1e4."""
+    """For any ground truth and predictions up to 1e8."""
     num, generator = len(gt_instances), torch.Generator().manual_seed(seed)
 
     def outputs(magnitude, *shape):

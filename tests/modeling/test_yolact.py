@@ -1,14 +1,16 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks, pairwise_iou
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.visualizer import Visualizer
 from small_models import tiny_yolact
+from torch import nn
 
-from yolact_d2 import optimize_for_inference
 from yolact_d2.modeling import NMS_REGISTRY, DensePredictions
 
 LOSSES = {"loss_cls", "loss_box_reg", "loss_mask", "loss_sem_seg"}
@@ -21,40 +23,20 @@ def model(request):
     return tiny_yolact(request.param, size=64, MODEL__YOLACT__MASK_IOU__MIN_AREA=0)
 
 
-@pytest.fixture
-def cfg(shapes_cfg):
-    """Without a score threshold, so that an untrained model finds something."""
-    shapes_cfg.INPUT.IMAGE_SIZE = 128
-    shapes_cfg.MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST = 0.0
-    shapes_cfg.TEST.DETECTIONS_PER_IMAGE = 20
-    return shapes_cfg
+def random_image(height, width):
+    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(0)) * 255
 
 
-def ground_truth(boxes, classes, size=64):
-    """Objects that fill their boxes."""
-    masks = torch.zeros(len(boxes), size, size, dtype=torch.bool)
+def training_input(boxes, classes):
+    """Noise, and objects that fill their boxes."""
+    masks = torch.zeros(len(boxes), 64, 64, dtype=torch.bool)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes):
         mask[y1:y2, x1:x2] = True
-    gt = Instances((size, size))
+    gt = Instances((64, 64))
     gt.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
     gt.gt_classes = torch.tensor(classes, dtype=torch.int64)
     gt.gt_masks = BitMasks(masks)
-    return gt
-
-
-def training_input(boxes, classes, size=64):
-    """Gray noise in which each class has its color."""
-    gt = ground_truth(boxes, classes, size)
-    rng = np.random.RandomState(0)
-    image = rng.uniform(90, 130, (3, size, size)).astype(np.float32)
-    colors = [(220, 30, 30), (30, 220, 30), (30, 30, 220), (220, 220, 30)]
-    for mask, c in zip(gt.gt_masks.tensor.numpy(), classes):
-        image[:, mask] = np.array(colors[c])[:, None] + rng.uniform(-10, 10, (3, mask.sum()))
-    return {"image": torch.from_numpy(image), "instances": gt}
-
-
-def random_image(height, width, seed=0):
-    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed)) * 255
+    return {"image": random_image(64, 64), "instances": gt}
 
 
 @pytest.mark.gpu
@@ -68,40 +50,21 @@ def test_a_gpu_gives_the_detections_and_losses_of_the_cpu(model):
     torch.testing.assert_close(instances.scores.cpu(), expected[1].scores, atol=1e-3, rtol=0)
 
 
-@pytest.mark.slow
-def test_overfits_one_image(cfg):
-    """The model finds the objects of its only training image; so does the optimized model."""
-    cfg.MODEL.BACKBONE.FREEZE_BN_BELOW = 0  # frozen batch norm cannot learn from scratch
-    cfg.MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST = 0.05
+def test_layers_start_xavier_uniform_with_zero_biases(plus_shapes_cfg):
+    """All but those of the backbone below the pyramid."""
+    plus_shapes_cfg.MODEL.YOLACT.MASK_IOU.CONV_DIMS = [16, 32]
     torch.manual_seed(0)
-    model = build_model(cfg)
-    x = training_input([[10, 12, 60, 52], [70, 64, 118, 120], [24, 80, 48, 110]], [0, 1, 2], 128)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    history = []
-    for _ in range(80):
-        total = sum(model([x]).values())
-        optimizer.zero_grad()
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-        optimizer.step()
-        history.append(total.item())
-    assert history[-1] < 0.25 * history[0]
-
-    with torch.no_grad():
-        found = model.eval()([{"image": x["image"]}])[0]["instances"]
-        optimized = optimize_for_inference(model)([{"image": x["image"]}])[0]["instances"]
-    for truth, c in zip(x["instances"].gt_masks.tensor, x["instances"].gt_classes):
-        same_class = found[found.pred_classes == c]
-        mask = same_class.pred_masks[0]
-        assert (mask & truth).sum() / (mask | truth).sum() > 0.75
-        assert same_class.scores[0] > 0.5
-
-    sure = found[found.scores > 0.3]
-    box_iou = pairwise_iou(sure.pred_boxes, optimized.pred_boxes)
-    both = (sure.pred_masks[:, None] & optimized.pred_masks).sum(dim=(2, 3))
-    either = (sure.pred_masks[:, None] | optimized.pred_masks).sum(dim=(2, 3))
-    same = (box_iou >= 0.9) & (both / either.clamp(min=1) >= 0.9)
-    assert (same & (sure.pred_classes[:, None] == optimized.pred_classes)).any(dim=1).all()
+    model = build_model(plus_shapes_cfg)
+    convs = {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    convs = {name: conv for name, conv in convs.items() if "bottom_up" not in name}
+    assert len(convs) == 8 + 5 + 4 + 3 + 1
+    for conv in convs.values():
+        out_channels, in_channels, side, _ = conv.weight.shape
+        bound = math.sqrt(6 / (side**2 * (in_channels + out_channels)))
+        assert 0.95 * bound < conv.weight.abs().max() <= bound
+        # The variance of a uniform distribution; a few hundred weights determine it to 20 %.
+        assert 0.8 < conv.weight.var().item() / (bound**2 / 3) < 1.2
+        assert not conv.bias.any()
 
 
 class TestTraining:
@@ -148,15 +111,15 @@ class TestTraining:
 
 
 class TestInference:
-    @pytest.mark.parametrize(
-        "height, width", [(1, 1), (37, 500), (427, 640), (1080, 1920), (128, 128)]
-    )
-    def test_predictor_and_visualizer_at_any_size(self, cfg, height, width):
-        predictor = DefaultPredictor(cfg)
+    @pytest.mark.parametrize("height, width", [(1, 1), (37, 500), (1080, 1920)])
+    def test_predictor_and_visualizer_at_any_size(self, shapes_cfg, height, width):
+        shapes_cfg.INPUT.IMAGE_SIZE = 128
+        # Without a score threshold, so that an untrained model finds something.
+        shapes_cfg.MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST = 0.0
+        shapes_cfg.TEST.DETECTIONS_PER_IMAGE = 20
         image = np.random.RandomState(0).randint(0, 255, (height, width, 3), dtype=np.uint8)
-        instances = predictor(image)["instances"]
+        instances = DefaultPredictor(shapes_cfg)(image)["instances"]
         assert instances.image_size == (height, width)
-        assert len(instances) == 20
         assert instances.pred_masks.shape == (20, height, width)
         assert instances.pred_masks.dtype == torch.bool
         boxes = instances.pred_boxes.tensor
@@ -166,11 +129,6 @@ class TestInference:
         drawing = Visualizer(image, MetadataCatalog.get("shapes_val"))
         drawing.draw_instance_predictions(instances[:10])
         assert drawing.output.get_image().shape == image.shape
-
-    def test_output_size_is_the_requested_one(self, model):
-        x = {"image": random_image(40, 60), "height": 80, "width": 30}
-        found = model.eval()([x, {"image": random_image(50, 20)}])
-        assert [x["instances"].image_size for x in found] == [(80, 30), (50, 20)]
 
     def test_grayscale_images_are_repeated(self, model):
         gray = random_image(50, 70)[:1]
@@ -217,25 +175,6 @@ class TestInference:
         assert len(instances) == 0
         assert instances.pred_masks.shape == (0, 40, 60)
         assert not model.mask_iou_head or instances.mask_scores.shape == (0,)
-
-    def test_training_layers_are_not_used(self, model):
-        model.sem_seg_conv = model.criterion = None
-        model.eval()([{"image": torch.zeros(3, 40, 60)}])
-
-
-def test_mask_scores_are_scores_times_predicted_ious():
-    model = tiny_yolact("yolact_plus_shapes").eval()
-    seen = {}
-    model.mask_iou_head.register_forward_hook(lambda m, x, out: seen.update(x=x, ious=out))
-    with torch.no_grad():
-        instances = model([{"image": random_image(40, 60)}])[0]["instances"]
-    masks, classes = seen["x"]
-    assert torch.equal(classes, instances.pred_classes)
-    assert len(masks) == len(instances)
-    assert 0 <= masks.min() and masks.max() <= 1 and ((masks > 0.1) & (masks < 0.9)).any()
-    assert seen["ious"].any()
-    torch.testing.assert_close(instances.mask_scores, instances.scores * seen["ious"])
-    assert (instances.scores[:-1] >= instances.scores[1:]).all()
 
 
 def test_without_mask_iou_head_there_are_no_mask_scores():
