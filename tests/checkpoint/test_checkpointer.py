@@ -114,8 +114,9 @@ def test_prefixes_are_kept_where_no_known_names_follow(tmp_path):
         {},
     ):
         assert list(without_prefix(tensors)) == list(tensors)
-    beside_a_loss = {"model.head.weight": torch.zeros(1), "loss.weight": torch.zeros(1)}
-    assert list(without_prefix(beside_a_loss)) == ["head.weight"]
+    for prefix in ("model.", "module."):
+        beside_others = {f"{prefix}head.weight": torch.zeros(1), "n_averaged": torch.tensor(3)}
+        assert list(without_prefix(beside_others)) == ["head.weight"]
     message = refused(build("yolact_shapes"), save(tmp_path, {"state_dict": {"a.b": weights()}}))
     assert "holds no dict of tensors" in message
 

@@ -200,11 +200,14 @@ def test_evaluation_needs_image_ids_and_sizes(tmp_path):
         _check()  # training does not need them
     for image_id in (None, 1.5, np.int64(3)):  # the last cannot be written to a JSON
         register_dicts({**good, "image_id": image_id})
-        assert f"'image_id' is {image_id!r}, not an int or str" in _refused(**evaluate)
+        assert f"'image_id' is {image_id!r}, not a whole number or text" in _refused(**evaluate)
     register_dicts(good, {**good, "file_name": paths[1]})
     assert f"{paths[1]}: 'image_id' is 7, as that of {paths[0]}" in _refused(**evaluate)
     register_dicts(good, {**good, "file_name": paths[1], "image_id": "8"})
-    assert f"{paths[1]}: 'image_id' is '8', but others are of another type" in _refused(**evaluate)
+    assert f"{paths[1]}: 'image_id' is '8', but that of another image is 7" in _refused(**evaluate)
+    floats = {**good, "image_id": 7.0, "width": float(WIDTH), "height": float(HEIGHT)}
+    register_dicts(floats)
+    _check(**evaluate)
     register_dicts({**good, "image_id": "7"}, {**good, "file_name": paths[1], "image_id": "8"})
     _check(**evaluate)
     register_dicts(*[good] * 3)  # to see it more often

@@ -92,11 +92,12 @@ def translate(state_dict: StateDict) -> StateDict:
 
 def without_prefix(state_dict: StateDict) -> StateDict:
     """Remove a prefix that all names share, such as DataParallel's "module.", Lightning's "model."
-    or torch.compile's "_orig_mod.", if known names follow. Beside "model." there may be other
-    names, such as those of a loss, which are left out."""
-    inside = {k.removeprefix("model."): v for k, v in state_dict.items() if k.startswith("model.")}
-    if _is_known(inside) and not _is_known(state_dict):
-        return inside
+    or torch.compile's "_orig_mod.", if known names follow. Beside "model." and "module." there may
+    be other names, such as those of a loss, which are left out."""
+    for prefix in () if _is_known(state_dict) else ("model.", "module."):
+        inside = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        if _is_known(inside):
+            return inside
     shorter = state_dict
     while not _is_known(shorter):
         modules = {key.partition(".")[0] for key in shorter}

@@ -65,8 +65,9 @@ def validate_dicts(
             issues.append(Issue("duplicate_file", NOTE, detail, record["file_name"]))
     if evaluation:
         for record in usable:
-            if type(record["image_id"]) is not type(usable[0]["image_id"]):
-                detail = f"'image_id' is {record['image_id']!r}, but others are of another type"
+            image_id, first_id = record["image_id"], usable[0]["image_id"]
+            if isinstance(image_id, str) != isinstance(first_id, str):
+                detail = f"'image_id' is {image_id!r}, but that of another image is {first_id!r}"
                 issues.append(Issue("bad_record", FATAL, detail, record["file_name"]))
         for record, first in repeated(usable, "image_id"):
             detail = f"'image_id' is {record['image_id']!r}, as that of {first['file_name']}"
@@ -157,13 +158,20 @@ def _wrong_image_field(record: DatasetDict, evaluation: bool) -> str | None:
     if not isinstance(record.get("file_name"), str):
         return f"'file_name' of an image is {record.get('file_name')!r}"
     for key in ("width", "height"):
-        if key in record and not (is_whole(record[key]) and record[key] > 0):
+        if key in record and not (_is_integral(record[key]) and record[key] > 0):
             return f"{key!r} of the image is {record[key]!r}, not a number of pixels"
         if key not in record and evaluation:
             return f"{key!r} of the image is missing, which evaluation needs"
-    if evaluation and type(record.get("image_id")) not in (int, str):
-        return f"'image_id' is {record.get('image_id')!r}, not an int or str"
+    image_id = record.get("image_id")
+    # NumPy's numbers cannot be written to the JSON of the results.
+    is_number = type(image_id) in (int, float) and _is_integral(image_id)
+    if evaluation and not (is_number or type(image_id) is str):
+        return f"'image_id' is {image_id!r}, not a whole number or text"
     return None
+
+
+def _is_integral(value: Any) -> bool:
+    return is_whole(value) or isinstance(value, float) and value.is_integer()
 
 
 def _dict_issues(annotation: Annotation, num_classes: int | None) -> Iterator[Issue]:

@@ -299,7 +299,7 @@ class YOLACT(DenseDetector):
         results = []
         for i, x in enumerate(batched_inputs):
             height, width = x["image"].shape[-2:]
-            output_size = (x.get("height", height), x.get("width", width))
+            output_size = (int(x.get("height", height)), int(x.get("width", width)))
             predictions_i = DensePredictions(*(p[i] for p in predictions))
             instances = self.inference_single_image(
                 anchors, predictions_i, prototypes[i], output_size
