@@ -125,6 +125,16 @@ def test_equals_pycocotools_to_the_last_digit(tmp_path):
                 np.testing.assert_equal(results[task][f"AP-{name}"], ap)
 
 
+def test_evaluator_of_a_config(tmp_path):
+    register(tmp_path, SQUARE)
+    cfg = base_cfg()
+    for cfg.MODEL.YOLACT.MASK_IOU.ENABLED in (False, True):
+        kind = (
+            MaskScoreCOCOEvaluator if cfg.MODEL.YOLACT.MASK_IOU.ENABLED else InstanceCOCOEvaluator
+        )
+        assert type(build_evaluator(cfg, NAME, str(tmp_path))) is kind
+
+
 def test_as_many_detections_count_as_the_model_may_give(tmp_path):
     boxes = [[x, y, 3, 3] for y in range(0, 48, 4) for x in range(0, 40, 4)]
     path = register(tmp_path, *boxes)
@@ -200,6 +210,7 @@ def test_datasets_without_json_are_converted_at_each_evaluation(tmp_path):
     register_dicts(record, classes=["square"])
     for box, ap in ((BESIDE, 0), (SQUARE, 100)):
         labels = annotation(box, bbox_mode=BoxMode.XYWH_ABS, category_id=0)
+        labels["segmentation"] = [np.array(labels["segmentation"][0], np.float32)]
         record["annotations"] = [{k: v for k, v in labels.items() if k != "area"}]
         evaluator = InstanceCOCOEvaluator(NAME, output_dir=str(tmp_path))
         results = evaluate(evaluator, detections([SQUARE]))
