@@ -166,6 +166,30 @@ def test_dicts_and_metadata_are_those_of_detectron2(datasets):
         assert ours.get(key) == theirs.get(key) == {3: 0, 7: 1, 1000: 2}
 
 
+def test_a_json_that_has_changed_is_read_again(datasets, tmp_path):
+    _, val = datasets
+    content = json.loads(open(val.json_file).read())
+    path = tmp_path / "val.json"
+    path.write_text(json.dumps(content))
+    use_coco_datasets(load_config(CONFIG), None, COCODataset(str(path), val.image_root))
+    for annotation in DatasetCatalog.get("custom_val")[0]["annotations"]:
+        annotation["bbox"][0] = -99  # the ground truth stays as it is
+    assert (
+        build_evaluator(load_config(CONFIG), "custom_val")._coco_api.dataset["annotations"][0][
+            "bbox"
+        ]
+        == content["annotations"][0]["bbox"]
+    )
+    content["annotations"] = content["annotations"][:3]
+    path.write_text(json.dumps(content))
+    assert sum(len(x["annotations"]) for x in DatasetCatalog.get("custom_val")) == 3
+    assert len(build_evaluator(load_config(CONFIG), "custom_val")._coco_api.anns) == 3
+    content["categories"][0]["name"] = "other"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="val.json has changed: its categories were"):
+        DatasetCatalog.get("custom_val")
+
+
 def test_each_json_is_parsed_once(datasets, tmp_path, monkeypatch):
     cfg = load_config(CONFIG, [*SMALL.split(), "OUTPUT_DIR", str(tmp_path)])
     train, val = datasets

@@ -118,5 +118,11 @@ def test_other_files_are_named(tmp_path):
     for content in ([1, 2], 7, {"a": 1}, {"model": {"a": 1}}, {"model": [1]}):
         with pytest.raises(CheckpointMismatch, match="some.pth .*it holds no dict of tensors"):
             read_state_dict(write(path, content))
+    tensors = {"a": torch.ones(2)}
+    path = write(tmp_path / "some.pth", {"net": {}, "model": {"lr": 1}, "weights": tensors})
+    assert read_state_dict(path).keys() == tensors.keys()
+    path = write(tmp_path / "some.pth", {"model": {**tensors, "epoch": 3}, "ema": tensors})
+    with pytest.raises(CheckpointMismatch, match="holds no dict of tensors"):
+        read_state_dict(path)
     with pytest.raises(FileNotFoundError, match="nowhere.pth"):
         read_checkpoint(str(tmp_path / "nowhere.pth"))

@@ -17,7 +17,7 @@ from coco_examples import (
     register_json,
     write_image,
 )
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import ImageFile
 from plain import base_cfg
@@ -26,7 +26,6 @@ from yolact_d2.data import build_test_loader, check_datasets
 from yolact_d2.data.checks import usable_training_dicts
 from yolact_d2.data.coco_json import read_coco
 from yolact_d2.data.dataset_dicts import validate_dicts, warn_suspicious
-from yolact_d2.evaluation import InstanceCOCOEvaluator
 
 OTHER = "another_dataset"
 VALID = annotation(bbox_mode=BoxMode.XYWH_ABS)
@@ -70,10 +69,7 @@ def test_datasets_must_be_named_and_registered(folder):
 
 def test_missing_json_and_no_images(folder):
     register_json(folder, coco_json(num_images=0))
-    assert f"{folder / 'coco.json'}: 'images' is empty" in _refused()
-    register_dicts()
     assert f"{NAME!r} has no images" in _refused()
-    register_json(folder, coco_json())
     (folder / "coco.json").unlink()
     message = _refused()
     assert repr(NAME) in message and str(folder / "coco.json") in message
@@ -113,9 +109,8 @@ def test_recorded_size(folder):
         register_json(folder, coco_json(num_images=3, width=width))
         for check_images in (True, False):
             message = _refused(CHECK_IMAGES=check_images)
-            assert f"3.png, image 3: images[2] has the 'width' {width!r}, not " in message
-        register_dicts({"file_name": str(folder / "3.png"), "width": width, "height": HEIGHT})
-        assert f"'width' of the image is {width!r}, not a number of pixels" in _refused()
+            assert str(folder / "3.png") in message
+            assert f"'width' of the image is {width!r}, not a number of pixels" in message
     register_json(folder, coco_json(num_images=3, width=float(WIDTH)))
     _check()
 
@@ -221,7 +216,7 @@ def test_ground_truth_of_own_readers(tmp_path):
     record = {"file_name": path, "image_id": 1, "width": WIDTH, "height": HEIGHT}
     coco = coco_json([annotation()])
     for change, message in (
-        (lambda: coco["annotations"][0].update(id="u1"), "'id' 'u1', not a whole number"),
+        (lambda: coco["annotations"][0].update(id="u1"), "annotation id 'u1' is not a number"),
         (lambda: coco.update(coco_json(id=2)), "has no image with the id 1"),
         (lambda: None, "nowhere.json"),
     ):
@@ -231,18 +226,10 @@ def test_ground_truth_of_own_readers(tmp_path):
         name = message if message.endswith("json") else "coco.json"
         MetadataCatalog.get(NAME).json_file = str(tmp_path / name)
         assert message in _refused(TEST=(NAME,), key="DATASETS.TEST")
-
-
-def test_metadata_must_fit_the_json(tmp_path):
-    write_image(tmp_path / "1.png")
-    for key, value in (
-        ("thing_classes", CLASSES[::-1]),
-        ("thing_dataset_id_to_contiguous_id", {1: 1, 2: 0}),
-    ):
-        register_json(tmp_path, coco_json())
-        MetadataCatalog.get(NAME).set(**{key: value})
-        message = _refused()
-        assert f"its metadata has the {key} {value}, but {tmp_path / 'coco.json'} has" in message
+    test_set = coco_json()
+    del test_set["annotations"]
+    register_json(tmp_path, test_set)
+    _check(NAME, TEST=(NAME,), key="DATASETS.TEST")
 
 
 def test_json_in_any_unicode_encoding(tmp_path):
@@ -256,18 +243,6 @@ def test_json_in_any_unicode_encoding(tmp_path):
         assert MetadataCatalog.get(NAME).thing_classes == CLASSES
         [record] = usable_training_dicts(_cfg(), NAME)
         assert record["file_name"] == path and record["image_id"] == 1
-
-
-def test_a_json_that_has_changed_is_read_again(tmp_path):
-    write_image(tmp_path / "1.png")
-    for ids in ([1], [1, 2, 3], [4]):
-        coco = coco_json([annotation(id=i) for i in ids])
-        if ids == [1]:
-            path = register_json(tmp_path, coco)
-        path.write_text(json.dumps(coco))
-        _check(NAME, TEST=(NAME,), key="DATASETS.TEST")
-        assert len(DatasetCatalog.get(NAME)[0]["annotations"]) == len(ids)
-        assert [a["id"] for a in InstanceCOCOEvaluator(NAME)._coco_api.anns.values()] == ids
 
 
 def test_whole_numbers_and_names_that_are_numbers(tmp_path):

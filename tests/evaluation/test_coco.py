@@ -18,7 +18,8 @@ from coco_examples import (
     register_json,
     rle,
 )
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import Boxes, BoxMode, Instances
 from plain import base_cfg
 from pycocotools.coco import COCO
@@ -209,12 +210,22 @@ def test_datasets_without_json_are_converted_at_each_evaluation(tmp_path):
     record = {"file_name": "a", "image_id": 1, "width": WIDTH, "height": HEIGHT}
     register_dicts(record, classes=["square"])
     for box, ap in ((BESIDE, 0), (SQUARE, 100)):
+        # As Detectron2's evaluator leaves it.
+        MetadataCatalog.get(NAME).json_file = str(tmp_path / f"{NAME}_coco_format.json")
         labels = annotation(box, bbox_mode=BoxMode.XYWH_ABS, category_id=0)
         labels["segmentation"] = [np.array(labels["segmentation"][0], np.float32)]
         record["annotations"] = [{k: v for k, v in labels.items() if k != "area"}]
         evaluator = InstanceCOCOEvaluator(NAME, output_dir=str(tmp_path))
         results = evaluate(evaluator, detections([SQUARE]))
         assert results["bbox"]["AP"] == results["segm"]["AP"] == pytest.approx(ap)
+
+
+def test_paths_and_names_of_json_files(tmp_path):
+    path = tmp_path / f"{NAME}_coco_format.json"  # which is the user's own
+    path.write_text(json.dumps(coco_json([annotation(SQUARE)], width=WIDTH, height=HEIGHT)))
+    register_coco_instances(NAME, {}, path, tmp_path)
+    DatasetCatalog.get(NAME)
+    assert evaluate(InstanceCOCOEvaluator(NAME), detections([SQUARE]))["bbox"]["AP"] > 99
 
 
 def test_classes_of_one_name_have_their_own_ap(tmp_path):

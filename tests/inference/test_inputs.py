@@ -85,7 +85,7 @@ def test_files_and_pil_images_that_cannot_be_read_are_refused(tmp_path):
     with Image.open(tmp_path / "cut.png") as image:
         with pytest.raises(ValueError, match="mode RGB cannot be used: .*truncated"):
             to_bgr(image, "RGB")
-    with pytest.raises(ValueError, match="mode I has 16 bits, but its values are below 256"):
+    with pytest.raises(ValueError, match="mode I is read as 16 bits, but its values are below 256"):
         to_bgr(Image.fromarray(GREY.astype(np.int32)), "RGB")
     with pytest.raises(ValueError, match=r"has the size \(0, 5\)"):
         to_bgr(Image.new("RGB", (0, 5)), "RGB")

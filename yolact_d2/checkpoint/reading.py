@@ -34,6 +34,9 @@ _WEIGHTS = (
 )
 
 
+_ARRAYS = (torch.Tensor, np.ndarray)
+
+
 class CheckpointMismatch(ValueError):
     """A checkpoint that cannot be read or does not fit the model."""
 
@@ -71,7 +74,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict):
         raise CheckpointMismatch(f"{path} is not a checkpoint: it holds no dict of tensors")
-    key = next((key for key in _WEIGHTS if _is_state_dict(checkpoint.get(key))), "model")
+    key = next((key for key in _WEIGHTS if _has_tensors(checkpoint.get(key))), "model")
     if key != "model":
         checkpoint = {**checkpoint, "model": checkpoint[key]}
         del checkpoint[key]
@@ -110,10 +113,13 @@ def model_tensors(checkpoint: dict[str, Any], path: str) -> dict[str, Any]:
     return model
 
 
+def _has_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(x, _ARRAYS) for x in value.values())
+
+
 def _is_state_dict(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        isinstance(key, str) and isinstance(tensor, (torch.Tensor, np.ndarray))
-        for key, tensor in value.items()
+        isinstance(key, str) and isinstance(tensor, _ARRAYS) for key, tensor in value.items()
     )
 
 

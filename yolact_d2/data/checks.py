@@ -7,8 +7,14 @@ from collections.abc import Callable
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from .coco_dataset import CUSTOM_TRAIN, CUSTOM_VAL, COCOSource, use_own_reader
-from .coco_json import read_coco, validate_coco
+from .coco_dataset import (
+    CUSTOM_TRAIN,
+    CUSTOM_VAL,
+    COCOSource,
+    ground_truth_file,
+    make_readable,
+)
+from .coco_json import read_coco, read_json, validate_coco
 from .dataset_dicts import (
     DatasetDict,
     Read,
@@ -113,8 +119,8 @@ def _read_dataset(cfg, name: str, training: bool) -> list[DatasetDict]:
 
 
 def _read_registered(name: str, training: bool) -> list[DatasetDict]:
-    use_own_reader(name, training)
     try:
+        make_readable(name, training)
         return DatasetCatalog.get(name)
     except OSError as error:
         raise ValueError(
@@ -129,18 +135,22 @@ def _read_registered(name: str, training: bool) -> list[DatasetDict]:
 
 
 def _check_ground_truth(name: str, image_ids: set[int | str]) -> None:
-    """Check the JSON that a dataset with a reader of its own is evaluated on."""
-    json_file = MetadataCatalog.get(name).get("json_file")
-    if not json_file or DatasetCatalog[name].__module__.startswith(__package__):
+    """Check what pycocotools needs of the JSON that a dataset is evaluated on, if there is one."""
+    json_file = ground_truth_file(name)
+    if json_file is None:
         return
     try:
-        coco = read_coco(json_file)
-    except OSError as error:
-        raise ValueError(f"dataset {name!r}: its json_file cannot be read: {error}") from error
-    raise_fatal(validate_coco(coco).issues, json_file)
-    unknown = image_ids - {image["id"] for image in coco["images"]}
-    if unknown:
-        raise ValueError(f"dataset {name!r}: {json_file} has no image with the id {unknown.pop()}")
+        coco = read_json(json_file)
+        known = {image["id"] for image in coco["images"]}
+        annotation_ids = [annotation["id"] for annotation in coco.get("annotations", [])]
+    except (OSError, KeyError, TypeError) as error:
+        raise ValueError(f"dataset {name!r}: cannot evaluate on {json_file}: {error!r}") from error
+    if image_ids - known:
+        missing = next(iter(image_ids - known))
+        raise ValueError(f"dataset {name!r}: {json_file} has no image with the id {missing!r}")
+    for annotation_id in annotation_ids:
+        if not isinstance(annotation_id, (int, float)):
+            raise ValueError(f"{json_file}: the annotation id {annotation_id!r} is not a number")
 
 
 def _check_classes(cfg, name: str) -> None:

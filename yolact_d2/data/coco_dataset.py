@@ -12,6 +12,7 @@ from .coco_json import (
     COCO,
     ValidatedCOCO,
     class_numbers,
+    pycocotools_reads,
     read_coco,
     to_dataset_dicts,
     validate_coco,
@@ -55,7 +56,13 @@ class COCOSource:
     def read(self) -> COCO:
         """The content of the file."""
         if self._coco is None or self._version != self._current_version():
+            classes = self.classes
             self._set(read_coco(self.data.json_file))
+            if self.classes != classes:
+                raise ValueError(
+                    f"{self.data.json_file} has changed: its categories were {classes}, and are "
+                    f"{self.classes} now"
+                )
         return self._coco  # type: ignore[return-value]
 
     def __call__(self) -> list[dict[str, Any]]:
@@ -149,34 +156,33 @@ def use_coco_datasets(
     cfg.DATASETS.TEST = (CUSTOM_VAL,) if val else ()
 
 
-def use_own_reader(name: str, training: bool) -> None:
-    """Replace the reader of a JSON that Detectron2's `register_coco_instances` has registered.
-
-    Detectron2 reads text in the encoding of the locale, leaves numbers such as 1.0 as they are, and
-    parses the file each time. A file that cannot be read is left to Detectron2.
+def make_readable(name: str, training: bool) -> None:
+    """Use this project's reader for a dataset of Detectron2's `register_coco_instances` if
+    Detectron2, which reads text in the encoding of the locale, cannot read the JSON.
 
     Raises:
-        ValueError: naming the file and the first fatal issue, or if the metadata has other classes.
+        OSError, ValueError: naming the file and what is wrong with it.
     """
-    if getattr(DatasetCatalog.data.get(name), "__module__", "") != load_coco_json.__module__:
-        return
     metadata = MetadataCatalog.get(name)
-    data = COCODataset(metadata.json_file, metadata.image_root)
-    try:
-        coco = read_coco(data.json_file)
-    except (OSError, ValueError):
-        return
-    source = COCOSource(data, coco, training)
-    for key, stated in (
-        ("thing_classes", [str(x) for x in metadata.get("thing_classes", [])]),
-        ("thing_dataset_id_to_contiguous_id", metadata.get("thing_dataset_id_to_contiguous_id")),
-    ):
-        if stated and stated != source.metadata[key]:
-            raise ValueError(
-                f"dataset {name!r}: its metadata has the {key} {stated}, but {data.json_file} has "
-                f"{source.metadata[key]}"
-            )
-    _register(name, source)
+    json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
+    if _has_detectron2_reader(name) and json_file and not pycocotools_reads(json_file):
+        data = COCODataset(str(json_file), str(image_root))
+        _register(name, COCOSource(data, read_coco(data.json_file), training))
+
+
+def ground_truth_file(name: str) -> str | None:
+    """The JSON that a dataset is evaluated on. None if there is none but those that evaluators of
+    Detectron2 have made of its dicts, perhaps of earlier ones."""
+    path = str(MetadataCatalog.get(name).get("json_file") or "")
+    is_converted = path.endswith(f"{name}_coco_format.json") and not (
+        isinstance(DatasetCatalog.data.get(name), COCOSource) or _has_detectron2_reader(name)
+    )
+    return None if is_converted or not path else path
+
+
+def _has_detectron2_reader(name: str) -> bool:
+    reader = DatasetCatalog.data.get(name)
+    return getattr(reader, "__module__", None) == load_coco_json.__module__
 
 
 def _register(name: str, source: COCOSource) -> None:

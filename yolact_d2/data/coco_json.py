@@ -1,6 +1,8 @@
 """COCO JSON files: reading, validation, and conversion to Detectron2's dataset dicts."""
 
+import codecs
 import json
+import locale
 import logging
 import os
 from collections import defaultdict
@@ -37,6 +39,17 @@ def read_json(path: str) -> Any:
             return json.load(file)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def pycocotools_reads(path: str) -> bool:
+    """Whether pycocotools, which reads text in the encoding of the locale, can read a JSON. It is
+    left to report that there is no file."""
+    try:
+        with open(PathManager.get_local_path(path), "rb") as file:
+            encoding = json.detect_encoding(file.read(4))
+    except OSError:
+        return True
+    return encoding == codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8"
 
 
 def read_coco(path: str) -> COCO:
@@ -129,12 +142,13 @@ def to_dataset_dicts(coco: COCO, image_root: str, classes: Mapping[int, int]) ->
     for annotation in coco["annotations"]:
         segmentation = annotation["segmentation"]
         if isinstance(segmentation, list):
-            segmentation = valid_polygons(segmentation)
+            segmentation = [list(polygon) for polygon in valid_polygons(segmentation)]
         elif isinstance(segmentation["counts"], list):
             segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
         num_dropped += not segmentation
         if segmentation:
-            converted = {key: annotation[key] for key in ("iscrowd", "bbox") if key in annotation}
+            converted = {key: annotation[key] for key in ("iscrowd",) if key in annotation}
+            converted["bbox"] = list(annotation["bbox"])  # The caller may change the dicts.
             converted["category_id"] = classes[annotation["category_id"]]
             converted["segmentation"] = segmentation
             converted["bbox_mode"] = BoxMode.XYWH_ABS

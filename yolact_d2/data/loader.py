@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .annotations import xyxy
 from .checks import usable_training_dicts
-from .coco_dataset import use_own_reader
+from .coco_dataset import make_readable
 from .dataset_dicts import recorded_size
 from .dataset_mapper import ImageMapper, YOLACTDatasetMapper
 from .images import UnreadableImage
@@ -176,7 +176,7 @@ class RepeatableDataset(Dataset):
 
 def build_test_loader(cfg, dataset_name: str) -> "TestLoader":
     """The loader of a dataset to evaluate on, with :class:`ImageMapper`."""
-    use_own_reader(dataset_name, training=False)
+    make_readable(dataset_name, training=False)
     mapper = partial(_map_or_report, ImageMapper(cfg))
     return TestLoader(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.logger import log_first_n
@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..data.annotations import Size, evaluation_issues, is_area, mask_area, valid_polygons
-from ..data.coco_dataset import COCOSource
+from ..data.coco_dataset import COCOSource, ground_truth_file
 from ..data.coco_json import read_json
 from ..data.issues import Issue, count_by_kind
 
@@ -40,18 +40,16 @@ class InstanceCOCOEvaluator(COCOEvaluator):
             tasks, args, kwargs: see :class:`COCOEvaluator`.
         """
         self._coco_api: COCO
-        metadata = MetadataCatalog.get(dataset_name)
-        converted = f"{dataset_name}_coco_format.json"
-        if metadata.get("json_file", "").endswith(converted):
-            del metadata.json_file  # made by another evaluator, perhaps of other labels
-        has_json = hasattr(metadata, "json_file")
+        json_file = ground_truth_file(dataset_name)
 
         def read(path: str) -> COCO:
             source = DatasetCatalog.data.get(dataset_name)
-            if not has_json:
-                dataset = {"annotations": [], **convert_to_coco_dict(dataset_name)}
+            if isinstance(source, COCOSource):
+                dataset = source.read()
+            elif json_file is not None:
+                dataset = read_json(json_file)
             else:
-                dataset = source.read() if isinstance(source, COCOSource) else read_json(path)
+                dataset = {"annotations": [], **convert_to_coco_dict(dataset_name)}
             return _index(_complete(dataset, dataset_name))
 
         # Detectron2 would parse the file at each evaluation, in the encoding of the locale, and
@@ -59,8 +57,8 @@ class InstanceCOCOEvaluator(COCOEvaluator):
         module = "detectron2.evaluation.coco_evaluation"
         with mock.patch(f"{module}.COCO", read), mock.patch(f"{module}.convert_to_coco_json"):
             super().__init__(dataset_name, tasks, *args, **{"use_fast_impl": False, **kwargs})
-        if not has_json:
-            del metadata.json_file
+        if json_file is None:
+            del self._metadata.json_file  # There is no such file.
 
     def _derive_coco_results(
         self, coco_eval: COCOeval | None, iou_type: str, class_names: Sequence[str] | None = None

@@ -1,6 +1,7 @@
 """Names and category ids of a model's classes."""
 
 from collections.abc import Sequence
+from numbers import Integral
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -55,7 +56,7 @@ def find_classes(classes: Sequence[str | int], metadata: Metadata, num_classes: 
     names = metadata.get("thing_classes")
     known = list(map(str, names or range(num_classes)))
     numbers = []
-    for wanted in [classes] if isinstance(classes, (str, int)) else classes:
+    for wanted in [classes] if isinstance(classes, (str, Integral)) else classes:
         found = [i for i in range(num_classes) if wanted in (known[i], i)]
         if not found:
             kind = "classes" if names else "class names are unknown, and its numbers"

@@ -36,10 +36,10 @@ def to_bgr(image: AnyImage, input_format: str) -> np.ndarray:
     if isinstance(image, Image.Image):
         if 0 in image.size:
             raise ValueError(f"a PIL image has the size {image.size}")
-        if image.mode[0] == "I" and np.asarray(image).max() < 256:
+        if image.mode == "I" and np.asarray(image).min() >= 0 and np.asarray(image).max() < 256:
             raise ValueError(
-                f"a PIL image of mode {image.mode} has 16 bits, but its values are below 256: "
-                'use image.convert("L")'
+                "a PIL image of mode I is read as 16 bits, but its values are below 256: use "
+                'image.convert("L")'
             )
         try:
             return to_array(image, "BGR")
