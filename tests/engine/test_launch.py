@@ -18,7 +18,7 @@ from ranks import free_port, run_children
 from yolact_d2.data.shapes import generate_shapes
 from yolact_d2.engine import check_devices, launch, train_net
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 
 def parse(command):
@@ -132,7 +132,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "--num-gpus"])
 def test_no_process_is_left_when_one_is_killed(tmp_path, launcher):
     generate_shapes(str(tmp_path / "shapes"), num_train=8, num_val=1)
