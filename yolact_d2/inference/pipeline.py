@@ -12,7 +12,7 @@ import numpy as np
 from detectron2.structures import Instances
 from detectron2.utils.video_visualizer import VideoVisualizer
 
-from ..visualization.labels import get_image, with_drawable_names
+from .labels import get_image, with_drawable_names
 from .predictor import Predictor
 from .sources import Frame, ImageFiles, Video
 

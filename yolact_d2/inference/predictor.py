@@ -10,9 +10,9 @@ from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 
 from ..checkpoint import YOLACTCheckpointer, check_weights_exist
-from ..visualization.labels import get_image, with_drawable_names
 from .classes import class_metadata, find_classes
 from .inputs import AnyImage, to_bgr, to_model_input
+from .labels import get_image, with_drawable_names
 
 
 def drawing_threshold(cfg: CfgNode, option: float | None, default: float) -> float:

@@ -10,7 +10,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 
-from yolact_d2.visualization import labels
+from yolact_d2.inference import labels
 
 NAMES = ("cat", "猫", "a$b$", "قطة", "ไก่", 7)
 

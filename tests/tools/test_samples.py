@@ -5,7 +5,7 @@ import pytest
 from coco_examples import annotation, write_image
 from detectron2.utils.visualizer import Visualizer
 
-from yolact_d2.visualization.samples import augmented_samples
+from tools.inspect_dataset import augmented_samples
 
 CATEGORIES = [{"id": i, "name": f"class {i}"} for i in (7, 1000, 3)]
 

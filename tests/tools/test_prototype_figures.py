@@ -6,13 +6,13 @@ import torch
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
-from yolact_d2.modeling.masks import soft_masks
-from yolact_d2.visualization.prototype_figures import (
+from tools.visualize_prototypes import (
+    MaskParts,
     detection_figure,
     prototype_sheet,
     save_figure,
 )
-from yolact_d2.visualization.prototypes import MaskParts
+from yolact_d2.modeling.masks import soft_masks
 
 IMAGE = np.full((10, 20, 3), 100, np.uint8)
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from yolact_d2.visualization.sheet import sheet
+from tools.visualize_predictions import sheet
 
 
 def test_each_image_is_in_the_middle_of_its_cell():

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from yolact_d2 import Predictor
-from yolact_d2.modeling.masks import paste_masks, soft_masks
-from yolact_d2.visualization.prototypes import (
+from tools.visualize_prototypes import (
     iou_with_final_mask,
     partial_sums,
     record_mask_parts,
     strongest_first,
 )
+from yolact_d2 import Predictor
+from yolact_d2.modeling.masks import paste_masks, soft_masks
 
 
 def test_strongest_first_by_hand():

@@ -1,1 +1,0 @@
-"""Figures of training samples and of how masks are made."""
