@@ -133,6 +133,8 @@ def test_fatal_annotations_of_other_datasets(tmp_path):
         assert f"{path}: annotations[1]: {detail}" in _refused()
     register_dicts({"file_name": path, "annotations": [{**VALID, "category_id": np.int64(0)}]})
     _check()
+    register_dicts({"file_name": path, "annotations": None})
+    assert "'annotations' of the image is None, not a list" in _refused()
     for name in (None, 7):
         register_dicts({"file_name": name})
         assert f"'file_name' of an image is {name}" in _refused()
@@ -243,6 +245,9 @@ def test_json_in_any_unicode_encoding(tmp_path):
         assert MetadataCatalog.get(NAME).thing_classes == CLASSES
         [record] = usable_training_dicts(_cfg(), NAME)
         assert record["file_name"] == path and record["image_id"] == 1
+        register_json(tmp_path, coco_json(), encoding)
+        MetadataCatalog.get(NAME).thing_classes = CLASSES[::-1]
+        assert "'thing_classes'" in (message := _refused()) and str(CLASSES) in message
 
 
 def test_whole_numbers_and_names_that_are_numbers(tmp_path):

@@ -109,7 +109,7 @@ def _read_dataset(cfg, name: str, training: bool) -> list[DatasetDict]:
         except UnreadableImage as error:
             raise ValueError(f"dataset {name!r}: {error}") from error
         raise_fatal(issues, f"dataset {name!r}")
-        num_annotations = sum(len(x.get("annotations") or []) for x in dicts)
+        num_annotations = sum(len(x.get("annotations", [])) for x in dicts)
         if not training:
             _check_ground_truth(name, {x["image_id"] for x in dicts})
     warn_dropped(issues, name, training)

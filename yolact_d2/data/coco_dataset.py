@@ -11,7 +11,6 @@ from detectron2.utils.file_io import PathManager
 from .coco_json import (
     COCO,
     ValidatedCOCO,
-    class_numbers,
     pycocotools_reads,
     read_coco,
     to_dataset_dicts,
@@ -67,17 +66,16 @@ class COCOSource:
 
     def __call__(self) -> list[dict[str, Any]]:
         self.read()
-        usable, numbers = self._validated._asdict(), class_numbers(self._validated.categories)
+        usable = self._validated._asdict()
+        numbers = self.class_metadata["thing_dataset_id_to_contiguous_id"]
         if self._training:
             self._coco, self._validated = None, ValidatedCOCO([], [], [], [])
         return to_dataset_dicts(usable, self.data.image_root, numbers)
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def class_metadata(self) -> dict[str, Any]:
+        """What Detectron2 calls the names and ids of the classes."""
         return {
-            "json_file": self.data.json_file,
-            "image_root": self.data.image_root,
-            "evaluator_type": "coco",
             "thing_classes": list(self.classes.values()),
             "thing_dataset_id_to_contiguous_id": {i: n for n, i in enumerate(self.classes)},
         }
@@ -150,7 +148,10 @@ def use_coco_datasets(
     for name, source in sources.items():
         if name in MetadataCatalog:  # of an earlier run in this process
             MetadataCatalog.remove(name)
-        _register(name, source)
+        DatasetCatalog[name] = source
+        MetadataCatalog.get(name).set(
+            **source.data._asdict(), evaluator_type="coco", **source.class_metadata
+        )
     if train:
         cfg.DATASETS.TRAIN = (CUSTOM_TRAIN,)
     cfg.DATASETS.TEST = (CUSTOM_VAL,) if val else ()
@@ -162,12 +163,15 @@ def make_readable(name: str, training: bool) -> None:
 
     Raises:
         OSError, ValueError: naming the file and what is wrong with it.
+        AssertionError: Detectron2's, if the metadata has other classes.
     """
     metadata = MetadataCatalog.get(name)
     json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
     if _has_detectron2_reader(name) and json_file and not pycocotools_reads(json_file):
         data = COCODataset(str(json_file), str(image_root))
-        _register(name, COCOSource(data, read_coco(data.json_file), training))
+        source = COCOSource(data, read_coco(data.json_file), training)
+        metadata.set(**source.class_metadata)
+        DatasetCatalog[name] = source
 
 
 def ground_truth_file(name: str) -> str | None:
@@ -183,10 +187,3 @@ def ground_truth_file(name: str) -> str | None:
 def _has_detectron2_reader(name: str) -> bool:
     reader = DatasetCatalog.data.get(name)
     return getattr(reader, "__module__", None) == load_coco_json.__module__
-
-
-def _register(name: str, source: COCOSource) -> None:
-    DatasetCatalog[name] = source
-    metadata = MetadataCatalog.get(name)
-    stated = metadata.as_dict()
-    metadata.set(**{k: v for k, v in source.metadata.items() if k not in stated})

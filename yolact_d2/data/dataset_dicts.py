@@ -45,7 +45,7 @@ def validate_dicts(
         if wrong:
             issues.append(Issue("bad_record", FATAL, wrong, *where))
             continue
-        annotations, kept = record.get("annotations") or [], []
+        annotations, kept = record.get("annotations", []), []
         size = recorded_size(record) if annotations else None
         for number, annotation in enumerate(annotations):
             size = size or displayed_size(record["file_name"])
@@ -157,6 +157,8 @@ def recorded_size(record: DatasetDict) -> Size | None:
 def _wrong_image_field(record: DatasetDict, evaluation: bool) -> str | None:
     if not isinstance(record.get("file_name"), str):
         return f"'file_name' of an image is {record.get('file_name')!r}"
+    if not isinstance(record.get("annotations", []), (list, tuple)):
+        return f"'annotations' of the image is {record['annotations']!r}, not a list"
     for key in ("width", "height"):
         if key in record and not (_is_integral(record[key]) and record[key] > 0):
             return f"{key!r} of the image is {record[key]!r}, not a number of pixels"

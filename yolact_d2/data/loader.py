@@ -69,7 +69,7 @@ def training_dicts(cfg) -> list[dict[str, Any]]:
     """
     names = cfg.DATASETS.TRAIN
     dicts = list(itertools.chain(*(usable_training_dicts(cfg, name) for name in names)))
-    dicts = [{**x, "annotations": x.get("annotations") or []} for x in dicts]
+    dicts = [{**x, "annotations": x.get("annotations", [])} for x in dicts]
     annotations = [annotation for x in dicts for annotation in x["annotations"]]
     if annotations and all(annotation.get("iscrowd", 0) for annotation in annotations):
         raise ValueError(
@@ -96,7 +96,7 @@ def _all_too_small(dicts: list[dict[str, Any]], input_size: int, min_box_size: f
     objects = [
         (*xyxy(annotation), *(recorded_size(x) or (1, 1)))
         for x in dicts
-        for annotation in x.get("annotations", [])
+        for annotation in x["annotations"]
         if not annotation.get("iscrowd", 0)
     ]
     values = np.array(objects, dtype=np.float64).reshape(-1, 6)

@@ -353,13 +353,15 @@ class YOLACT(DenseDetector):
         boxes = self.box2box_transform.apply_deltas(
             clamp_finite(predictions.deltas[candidates]), anchors.tensor[candidates]
         )
+        scores = scores[candidates]
         if self.drop_empty_boxes:
-            # Larger than rounding, so that boxes in pixels are not empty either.
+            # Larger than rounding, so that boxes in pixels are not empty either. A score below 0
+            # suppresses nothing and is dropped below, without a synchronisation with the device.
             visible = Boxes(clip_boxes(boxes, (1, 1))).nonempty(1e-6)
-            boxes, candidates = boxes[visible], candidates[visible]
+            scores = scores.masked_fill(~visible[:, None], -1)
         detections = self.nms(
             boxes,
-            scores[candidates],
+            scores,
             score_thresh=self.test_anchor_score_thresh,
             iou_thresh=self.test_nms_thresh,
             topk=self.test_topk_candidates,
