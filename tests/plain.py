@@ -8,7 +8,7 @@ import torch
 from detectron2.config import get_cfg
 
 from yolact_d2 import add_yolact_config
-from yolact_d2.modeling.matcher import BACKGROUND, FOREGROUND, IGNORE
+from yolact_d2.modeling.yolact.matcher import BACKGROUND, FOREGROUND, IGNORE
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

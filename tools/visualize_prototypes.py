@@ -29,8 +29,8 @@ from yolact_d2.files import atomic_write
 from yolact_d2.inference import drawing_threshold
 from yolact_d2.inference.inputs import AnyImage
 from yolact_d2.inference.labels import FONTS, with_drawable_names
-from yolact_d2.modeling.head import DensePredictions
-from yolact_d2.modeling.masks import inside_boxes, scale_boxes
+from yolact_d2.modeling.yolact.head import DensePredictions
+from yolact_d2.modeling.yolact.masks import inside_boxes, scale_boxes
 
 _BOX_COLOR = "#ff9f1c"
 _MASK_COLOR = "#ff2d87"

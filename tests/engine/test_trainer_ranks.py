@@ -9,7 +9,7 @@ from plain import assert_equal
 from ranks import assert_success, run_ranks
 
 from yolact_d2.engine import Trainer
-from yolact_d2.modeling.criterion import YOLACTCriterion
+from yolact_d2.modeling.yolact.criterion import YOLACTCriterion
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 

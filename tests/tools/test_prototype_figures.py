@@ -12,7 +12,7 @@ from tools.visualize_prototypes import (
     prototype_sheet,
     save_figure,
 )
-from yolact_d2.modeling.masks import soft_masks
+from yolact_d2.modeling.yolact.masks import soft_masks
 
 IMAGE = np.full((10, 20, 3), 100, np.uint8)
 

@@ -11,7 +11,7 @@ from tools.visualize_prototypes import (
     strongest_first,
 )
 from yolact_d2 import Predictor
-from yolact_d2.modeling.masks import paste_masks, soft_masks
+from yolact_d2.modeling.yolact.masks import paste_masks, soft_masks
 
 
 def test_strongest_first_by_hand():

@@ -1,4 +1,3 @@
-from .anchors import YOLACTAnchorGenerator
 from .backbone import (
     YOLACTFPN,
     DarkNet,
@@ -6,8 +5,15 @@ from .backbone import (
     build_yolact_darknet53_fpn_backbone,
     build_yolact_resnet_fpn_backbone,
 )
-from .head import DensePredictions, YOLACTHead
-from .mask_iou_head import MaskIoUHead
-from .nms import NMS_REGISTRY, Detections
-from .protonet import PROTONET_REGISTRY, Protonet, build_protonet
-from .yolact import YOLACT
+from .yolact import (
+    NMS_REGISTRY,
+    PROTONET_REGISTRY,
+    YOLACT,
+    DensePredictions,
+    Detections,
+    MaskIoUHead,
+    Protonet,
+    YOLACTAnchorGenerator,
+    YOLACTHead,
+    build_protonet,
+)

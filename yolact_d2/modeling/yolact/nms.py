@@ -8,7 +8,7 @@ from detectron2.utils.registry import Registry
 from torch import Tensor
 from torchvision import ops
 
-from .registry import get_registered
+from ..registry import get_registered
 
 # Number of classes processed at once on a CPU, such that their IoUs fit the cache.
 _MAX_CPU_CLASSES = 4

@@ -5,7 +5,7 @@ from detectron2.layers import Conv2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .weight_init import xavier_uniform_init
+from ..weight_init import xavier_uniform_init
 
 
 class MaskIoUHead(nn.Module):

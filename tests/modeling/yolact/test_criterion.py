@@ -10,8 +10,8 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from plain import base_cfg, match_by_brute_force
 
 from yolact_d2.modeling import DensePredictions, MaskIoUHead
-from yolact_d2.modeling.criterion import YOLACTCriterion
-from yolact_d2.modeling.matcher import BACKGROUND, IGNORE
+from yolact_d2.modeling.yolact.criterion import YOLACTCriterion
+from yolact_d2.modeling.yolact.matcher import BACKGROUND, IGNORE
 
 NUM_CLASSES = 3
 NUM_PROTOTYPES = 4

@@ -18,7 +18,9 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checkpoint.names import translate
+from ...checkpoint.names import translate
+from ..registry import get_registered
+from ..weight_init import xavier_uniform_init
 from .anchors import are_relative
 from .criterion import YOLACTCriterion
 from .head import DensePredictions, YOLACTHead
@@ -26,8 +28,6 @@ from .mask_iou_head import MaskIoUHead
 from .masks import clip_boxes, paste_masks, scale_boxes, soft_masks
 from .nms import Detections, get_nms
 from .protonet import build_protonet
-from .registry import get_registered
-from .weight_init import xavier_uniform_init
 
 
 @META_ARCH_REGISTRY.register()

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from yolact_d2.modeling.losses import (
+from yolact_d2.modeling.yolact.losses import (
     classification_loss,
     hardest_negatives,
     mask_iou,
     mask_loss,
 )
-from yolact_d2.modeling.masks import soft_masks
+from yolact_d2.modeling.yolact.masks import soft_masks
 
 BACKGROUND = 3
 

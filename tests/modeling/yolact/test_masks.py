@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from plain import bilinear
 from strategies import seeds
 
-from yolact_d2.modeling.masks import (
+from yolact_d2.modeling.yolact.masks import (
     assemble_masks,
     clip_boxes,
     inside_boxes,

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from plain import greedy_matches, match_by_brute_force
 from strategies import integer_boxes
 
-from yolact_d2.modeling import matcher
-from yolact_d2.modeling.matcher import (
+from yolact_d2.modeling.yolact import matcher
+from yolact_d2.modeling.yolact.matcher import (
     BACKGROUND,
     FOREGROUND,
     IGNORE,

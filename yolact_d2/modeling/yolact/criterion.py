@@ -8,10 +8,11 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..masks import resize_masks
 from .head import DensePredictions
 from .losses import classification_loss, mask_iou, mask_loss, semantic_segmentation_loss
 from .mask_iou_head import MaskIoUHead
-from .masks import resize_masks, scale_boxes, soft_masks
+from .masks import scale_boxes, soft_masks
 from .matcher import FOREGROUND, IGNORE, match_anchors
 
 

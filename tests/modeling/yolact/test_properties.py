@@ -12,7 +12,7 @@ from small_models import tiny_yolact, with_double_network
 from strategies import finite_floats, ground_truths, images, seeds, tensors
 
 from yolact_d2.modeling import NMS_REGISTRY, DensePredictions, MaskIoUHead
-from yolact_d2.modeling.criterion import YOLACTCriterion
+from yolact_d2.modeling.yolact.criterion import YOLACTCriterion
 
 CONFIGS = ["yolact_shapes", "yolact_plus_shapes"]
 

@@ -8,7 +8,7 @@ from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .weight_init import xavier_uniform_init
+from ..weight_init import xavier_uniform_init
 
 
 class DensePredictions(NamedTuple):

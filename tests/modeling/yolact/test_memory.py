@@ -11,8 +11,8 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from plain import base_cfg
 
 from yolact_d2.modeling import DensePredictions
-from yolact_d2.modeling.criterion import YOLACTCriterion
-from yolact_d2.modeling.masks import paste_masks
+from yolact_d2.modeling.yolact.criterion import YOLACTCriterion
+from yolact_d2.modeling.yolact.masks import paste_masks
 
 pytestmark = [
     pytest.mark.slow,

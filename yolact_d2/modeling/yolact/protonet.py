@@ -4,8 +4,8 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .registry import get_registered
-from .weight_init import xavier_uniform_init
+from ..registry import get_registered
+from ..weight_init import xavier_uniform_init
 
 PROTONET_REGISTRY = Registry("PROTONET")
 PROTONET_REGISTRY.__doc__ = """

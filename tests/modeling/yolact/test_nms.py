@@ -8,7 +8,7 @@ from plain import box_area, box_intersection
 from strategies import distinct_scores, integer_boxes
 from torchvision.ops import nms
 
-from yolact_d2.modeling.nms import (
+from yolact_d2.modeling.yolact.nms import (
     NMS_REGISTRY,
     batched_nms,
     batched_pairwise_iou,

@@ -1,0 +1,115 @@
+"""From prototypes and coefficients to the masks of an image: pure functions of tensors."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..masks import paste_windows, resize_masks
+
+
+def assemble_masks(prototypes: Tensor, coefficients: Tensor) -> Tensor:
+    """Linear combinations of the prototypes (arXiv 1904.02689, equation 1, without the sigmoid).
+
+    Args:
+        prototypes: (k, h, w).
+        coefficients: (N, k).
+
+    Returns:
+        (N, h, w) mask logits.
+    """
+    return (coefficients @ prototypes.flatten(1)).view(-1, *prototypes.shape[1:])
+
+
+def inside_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Grid cells that belong to each box, with a margin of one cell.
+
+    As in the authors' ``crop``, a cell belongs to a box if x1 - 1 <= column < x2 + 1, likewise for
+    rows.
+
+    Args:
+        boxes: (N, 4) XYXY, in grid cells.
+        height, width: of the grid.
+
+    Returns:
+        (N, height, width) bool.
+    """
+    x1, y1, x2, y2 = boxes[:, :, None].unbind(dim=1)
+    columns = torch.arange(width, device=boxes.device)
+    rows = torch.arange(height, device=boxes.device)
+    in_columns = (columns >= x1 - 1) & (columns < x2 + 1)
+    in_rows = (rows >= y1 - 1) & (rows < y2 + 1)
+    return in_rows[:, :, None] & in_columns[:, None, :]
+
+
+def soft_masks(prototypes: Tensor, coefficients: Tensor, boxes: Tensor) -> Tensor:
+    """Masks cropped to their boxes, not thresholded.
+
+    Args:
+        prototypes: (k, h, w).
+        coefficients: (N, k).
+        boxes: (N, 4) XYXY, in grid cells.
+
+    Returns:
+        (N, h, w) in 0..1, zero outside the boxes, see :func:`inside_boxes`.
+    """
+    inside = inside_boxes(boxes, *prototypes.shape[1:])
+    return assemble_masks(prototypes, coefficients).sigmoid() * inside
+
+
+def scale_boxes(boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """(N, 4) boxes relative to the image -> boxes in pixels or cells of a (height, width) grid."""
+    scaled = boxes.clone()
+    scaled[:, 0::2] *= size[1]
+    scaled[:, 1::2] *= size[0]
+    return scaled
+
+
+def clip_boxes(boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """Clip top left corners to at least 0, bottom right corners to at most the image size.
+
+    As in the authors' ``sanitize_coordinates``, and unlike in :meth:`Boxes.clip`, the other corner
+    of a box outside the image stays there, so that x1 > x2 or y1 > y2.
+
+    Args:
+        boxes: (N, 4) XYXY, in pixels.
+        size: (height, width), in pixels.
+
+    Returns:
+        (N, 4) XYXY, in pixels.
+    """
+    height, width = size
+    x1, y1, x2, y2 = boxes.unbind(dim=1)
+    clipped = [x1.clamp(min=0), y1.clamp(min=0), x2.clamp(max=width), y2.clamp(max=height)]
+    return torch.stack(clipped, dim=1)
+
+
+def paste_masks(masks: Tensor, boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """The masks of detections at the resolution of the image.
+
+    A mask extends beyond its box by less than one grid cell to the left and top, and less than two
+    to the right and bottom.
+
+    Args:
+        masks: (N, h, w) in 0..1, zero outside their boxes, see :func:`soft_masks`.
+        boxes: (N, 4) XYXY, in grid cells.
+        size: (height, width) of the result, in pixels.
+
+    Returns:
+        (N, height, width) bool, what :func:`resize_masks` returns up to rounding.
+    """
+    if masks.device.type != "cpu":
+        # On a GPU, fetching the boxes takes longer than resizing whole masks.
+        return resize_masks(masks, size)
+    grid = masks.shape[1:]
+    windows = _windows(boxes, *grid).tolist()
+    parts = [mask[y1:y2, x1:x2] for mask, (x1, y1, x2, y2) in zip(masks, windows)]
+    return paste_windows(parts, windows, grid, size, size, 0.5, masks.device)
+
+
+def _windows(boxes: Tensor, height: int, width: int) -> Tensor:
+    """(N, 4) int64 XYXY ranges of the grid cells in :func:`inside_boxes`, ends excluded."""
+    limits = boxes.new_tensor([width, height])
+    first = (boxes[:, :2] - 1).ceil().clamp(min=0).minimum(limits)
+    last = (boxes[:, 2:] + 1).ceil().clamp(min=0).minimum(limits)
+    return torch.cat([first, last], dim=1).long()
