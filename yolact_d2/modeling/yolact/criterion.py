@@ -8,6 +8,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..instance_detector import split_crowds
 from ..masks import resize_masks
 from .head import DensePredictions
 from .losses import classification_loss, mask_iou, mask_loss, semantic_segmentation_loss
@@ -241,16 +242,6 @@ class YOLACTCriterion(nn.Module):
             gt_masks = resize_masks(gt.gt_masks.tensor, logits_i.shape[1:])
             losses.append(semantic_segmentation_loss(logits_i, gt_masks, gt.gt_classes))
         return torch.stack(losses).sum()
-
-
-def split_crowds(gt: Instances) -> tuple[Instances, Instances]:
-    """Split the ground truth of an image into objects and crowd regions."""
-    if not gt.has("gt_iscrowd"):
-        return gt, gt[:0]
-    is_crowd = gt.gt_iscrowd.bool()
-    if not is_crowd.any():  # the usual case, in which indexing would only copy the masks
-        return gt, gt[:0]
-    return gt[~is_crowd], gt[is_crowd]
 
 
 def relative_boxes(boxes: Boxes, image_size: tuple[int, int]) -> Boxes:

@@ -4,22 +4,13 @@ from collections.abc import Callable, Sequence
 import torch
 from detectron2.config import configurable
 from detectron2.layers import Conv2d
-from detectron2.modeling import (
-    ANCHOR_GENERATOR_REGISTRY,
-    BACKBONE_REGISTRY,
-    META_ARCH_REGISTRY,
-    Backbone,
-    build_anchor_generator,
-    build_backbone,
-)
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...checkpoint.names import translate
-from ..registry import get_registered
+from ..instance_detector import InstanceDetector, clamp_finite, output_size
 from ..weight_init import xavier_uniform_init
 from .anchors import are_relative
 from .criterion import YOLACTCriterion
@@ -31,7 +22,7 @@ from .protonet import build_protonet
 
 
 @META_ARCH_REGISTRY.register()
-class YOLACT(DenseDetector):
+class YOLACT(InstanceDetector):
     """YOLACT: real-time instance segmentation (arXiv 1904.02689), and YOLACT++ (arXiv 1912.06218).
 
     A fully-convolutional head predicts a class, a box and k mask coefficients for every anchor. In
@@ -42,6 +33,9 @@ class YOLACT(DenseDetector):
     Boxes and anchors inside the model are relative to the image (0..1), as in the authors' code.
     In other units, rounding would break ties between anchors with equal IoUs differently.
     """
+
+    config_node = "YOLACT"
+    networks = ("backbone", "head", "protonet")
 
     @configurable
     def __init__(
@@ -90,7 +84,11 @@ class YOLACT(DenseDetector):
                 code keeps them, with boxes whose corners are in the wrong order.
         """
         super().__init__(
-            backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std
+            backbone=backbone,
+            head=head,
+            head_in_features=head_in_features,
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
         )
         self.protonet = protonet
         self.mask_iou_head = mask_iou_head
@@ -112,50 +110,14 @@ class YOLACT(DenseDetector):
         self.max_detections_per_image = max_detections_per_image
         self.drop_empty_boxes = drop_empty_boxes
 
-        # Checkpoints of the authors' code load under their own names.
-        self.register_load_state_dict_pre_hook(_translate_names)
-
     @classmethod
     def from_config(cls, cfg):
-        get_registered(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
-        get_registered(
-            ANCHOR_GENERATOR_REGISTRY,
-            cfg.MODEL.ANCHOR_GENERATOR.NAME,
-            "MODEL.ANCHOR_GENERATOR.NAME",
-        )
-        if not cfg.MODEL.MASK_ON:
-            raise ValueError(
-                "MODEL.MASK_ON is False, but YOLACT always predicts masks: set it to True"
-            )
-        if cfg.TEST.AUG.ENABLED:
-            raise ValueError(
-                "TEST.AUG.ENABLED is True, but YOLACT has no test-time augmentation: set it to "
-                "False"
-            )
         if cfg.MODEL.YOLACT.PROTONET.NUM_PROTOTYPES < 1:
             raise ValueError("MODEL.YOLACT.PROTONET.NUM_PROTOTYPES must be 1 or more")
-        if cfg.TEST.DETECTIONS_PER_IMAGE < 1:
-            raise ValueError("TEST.DETECTIONS_PER_IMAGE must be 1 or more")
-        if cfg.INPUT.FORMAT not in ("RGB", "BGR", "L"):
-            raise ValueError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}, not one of: RGB, BGR, L")
-        mean, std = len(cfg.MODEL.PIXEL_MEAN), len(cfg.MODEL.PIXEL_STD)
-        is_grey = cfg.INPUT.FORMAT == "L"
-        if mean != std or mean not in ((1, 3) if is_grey else (3,)):
-            raise ValueError(
-                f"MODEL.PIXEL_MEAN has {mean} values and MODEL.PIXEL_STD {std}; for INPUT.FORMAT "
-                f"{cfg.INPUT.FORMAT!r} both have {'1 or 3' if is_grey else '3'}"
-            )
-        backbone = build_backbone(cfg)
-        in_features = cfg.MODEL.YOLACT.IN_FEATURES
-        shapes = backbone.output_shape()
-        unknown = [name for name in in_features if name not in shapes]
-        if unknown:
-            raise ValueError(
-                f"MODEL.YOLACT.IN_FEATURES: no level {unknown}; {cfg.MODEL.BACKBONE.NAME} gives "
-                f"{sorted(shapes)}"
-            )
-        feature_shapes = [shapes[name] for name in in_features]
-        anchor_generator = build_anchor_generator(cfg, feature_shapes)
+        shared = super().from_config(cfg)
+        shapes = shared["backbone"].output_shape()
+        feature_shapes = [shapes[name] for name in shared["head_in_features"]]
+        anchor_generator = shared["anchor_generator"]
         sides = [math.ceil(cfg.INPUT.IMAGE_SIZE / shape.stride) for shape in feature_shapes]
         if not are_relative(anchor_generator([torch.zeros(1, 1, side, side) for side in sides])):
             raise ValueError(
@@ -167,24 +129,18 @@ class YOLACT(DenseDetector):
             mask_size = 2 * math.ceil(cfg.INPUT.IMAGE_SIZE / feature_shapes[0].stride)
             mask_iou_head = MaskIoUHead(cfg, mask_size)
         return {
-            "backbone": backbone,
+            **shared,
             "head": YOLACTHead(cfg, feature_shapes),
-            "head_in_features": in_features,
             "protonet": build_protonet(cfg, feature_shapes[0]),
-            "anchor_generator": anchor_generator,
             "box2box_transform": Box2BoxTransform(weights=cfg.MODEL.YOLACT.BBOX_REG_WEIGHTS),
             "criterion": YOLACTCriterion(cfg),
             "num_classes": cfg.MODEL.YOLACT.NUM_CLASSES,
             "image_size": cfg.INPUT.IMAGE_SIZE,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
             "nms": get_nms(cfg.MODEL.YOLACT.NMS),
             "mask_iou_head": mask_iou_head,
             "test_anchor_score_thresh": cfg.MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST,
             "test_nms_thresh": cfg.MODEL.YOLACT.NMS_THRESH_TEST,
             "test_topk_candidates": cfg.MODEL.YOLACT.TOPK_CANDIDATES_TEST,
-            "test_score_thresh": cfg.MODEL.YOLACT.SCORE_THRESH_TEST,
-            "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
         }
 
     def forward(self, batched_inputs: list[dict]):
@@ -232,7 +188,7 @@ class YOLACT(DenseDetector):
                     predictions,
                     prototypes,
                     sem_seg_logits,
-                    [self._ground_truth(x) for x in batched_inputs],
+                    [self.ground_truth(x) for x in batched_inputs],
                     self.mask_iou_head,
                 )
             return self.forward_inference(anchors, predictions, prototypes, batched_inputs)
@@ -246,12 +202,7 @@ class YOLACT(DenseDetector):
         size = (self.image_size, self.image_size)
         images = []
         for x in batched_inputs:
-            image = self._move_to_current_device(x["image"]).float()
-            if image.dim() != 3 or image.shape[0] not in (1, len(self.pixel_mean)):
-                raise ValueError(
-                    f"an image must have the shape ({len(self.pixel_mean)}, H, W), or (1, H, W) if "
-                    f"grayscale, got {tuple(image.shape)}"
-                )
+            image = self.image_to_device(x)
             if self.training and image.shape[1:] != size:
                 raise ValueError(
                     f"training images must be {size[0]} x {size[1]} (INPUT.IMAGE_SIZE), got "
@@ -259,25 +210,7 @@ class YOLACT(DenseDetector):
                 )
             image = F.interpolate(image[None], size=size, mode="bilinear")[0]
             images.append((image - self.pixel_mean) / self.pixel_std)
-        # optimize_for_inference may have converted the network to half precision.
-        batch = torch.stack(images).to(next(self.backbone.parameters()).dtype)
-        if batch.device.type == "cpu":  # whose convolutions are faster in channels-last order
-            batch = batch.contiguous(memory_format=torch.channels_last)
-        return batch
-
-    def _ground_truth(self, x: dict) -> Instances:
-        if "instances" not in x:
-            raise ValueError(f"no ground truth in training, only {sorted(x)}")
-        gt = x["instances"].to(self.device)
-        if len(gt) == 0 and not gt.has("gt_masks"):
-            # Detectron2's DatasetMapper sets no gt_masks for images without objects.
-            gt.gt_masks = BitMasks(torch.zeros(0, *gt.image_size, dtype=torch.bool)).to(self.device)
-        if not isinstance(gt.gt_masks, BitMasks):
-            raise ValueError(
-                f"gt_masks must be BitMasks, got {type(gt.gt_masks).__name__}: set "
-                "INPUT.MASK_FORMAT to 'bitmask'"
-            )
-        return gt
+        return self.to_network_input(torch.stack(images))
 
     def forward_inference(
         self,
@@ -298,11 +231,9 @@ class YOLACT(DenseDetector):
         """
         results = []
         for i, x in enumerate(batched_inputs):
-            height, width = x["image"].shape[-2:]
-            output_size = (int(x.get("height", height)), int(x.get("width", width)))
             predictions_i = DensePredictions(*(p[i] for p in predictions))
             instances = self.inference_single_image(
-                anchors, predictions_i, prototypes[i], output_size
+                anchors, predictions_i, prototypes[i], output_size(x, x["image"].shape[-2:])
             )
             results.append({"instances": instances})
         return results
@@ -372,16 +303,3 @@ class YOLACT(DenseDetector):
         kept, classes, scores = (x[:num_kept] for x in detections)
         coefficients = predictions.coefficients[candidates[kept]]
         return boxes[kept], scores, classes, clamp_finite(coefficients)
-
-
-def clamp_finite(x: Tensor, limit: float = 1e6) -> Tensor:
-    """Clamp to +-`limit` and replace NaN by 0, so that outputs of a network that overflowed do not
-    turn detections into NaN. Outputs of a working network are far below the limit."""
-    return x.clamp(-limit, limit).nan_to_num(nan=0.0)
-
-
-def _translate_names(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
-    """Rename the authors' tensors in `state_dict` to this model's names, in place."""
-    names = [name for name in state_dict if name.startswith(prefix)]
-    tensors = {name[len(prefix) :]: state_dict.pop(name) for name in names}
-    state_dict.update({prefix + name: x for name, x in translate(tensors).items()})

@@ -1,0 +1,162 @@
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
+    BACKBONE_REGISTRY,
+    build_anchor_generator,
+    build_backbone,
+)
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import BitMasks, Instances
+from torch import Tensor, nn
+
+from ..checkpoint.names import translate
+from .registry import get_registered
+
+
+class InstanceDetector(DenseDetector):
+    """What the meta-architectures of this project share: their checks of configs and inputs, and
+    the names of the authors' checkpoints."""
+
+    config_node: str
+    """The node of ``cfg.MODEL`` that has the keys of the meta-architecture."""
+    networks: Sequence[str]
+    """Names of the modules that hold the convolutions."""
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        head: nn.Module,
+        head_in_features: Sequence[str],
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ):
+        super().__init__(
+            backbone, head, list(head_in_features), pixel_mean=pixel_mean, pixel_std=pixel_std
+        )
+        # Checkpoints of the authors' code load under their own names.
+        self.register_load_state_dict_pre_hook(_translate_names)
+
+    @classmethod
+    def from_config(cls, cfg) -> dict[str, Any]:
+        """The arguments that all meta-architectures have.
+
+        Raises:
+            ValueError: naming the key that is wrong.
+        """
+        node, name = cfg.MODEL[cls.config_node], f"MODEL.{cls.config_node}"
+        get_registered(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+        get_registered(
+            ANCHOR_GENERATOR_REGISTRY,
+            cfg.MODEL.ANCHOR_GENERATOR.NAME,
+            "MODEL.ANCHOR_GENERATOR.NAME",
+        )
+        if not cfg.MODEL.MASK_ON:
+            raise ValueError(
+                f"MODEL.MASK_ON is False, but {cls.__name__} always predicts masks: set it to True"
+            )
+        if cfg.TEST.AUG.ENABLED:
+            raise ValueError(
+                f"TEST.AUG.ENABLED is True, but {cls.__name__} has no test-time augmentation: set "
+                "it to False"
+            )
+        if cfg.TEST.DETECTIONS_PER_IMAGE < 1:
+            raise ValueError("TEST.DETECTIONS_PER_IMAGE must be 1 or more")
+        if cfg.INPUT.FORMAT not in ("RGB", "BGR", "L"):
+            raise ValueError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}, not one of: RGB, BGR, L")
+        mean, std = len(cfg.MODEL.PIXEL_MEAN), len(cfg.MODEL.PIXEL_STD)
+        is_grey = cfg.INPUT.FORMAT == "L"
+        if mean != std or mean not in ((1, 3) if is_grey else (3,)):
+            raise ValueError(
+                f"MODEL.PIXEL_MEAN has {mean} values and MODEL.PIXEL_STD {std}; for INPUT.FORMAT "
+                f"{cfg.INPUT.FORMAT!r} both have {'1 or 3' if is_grey else '3'}"
+            )
+        backbone = build_backbone(cfg)
+        shapes = backbone.output_shape()
+        unknown = [level for level in node.IN_FEATURES if level not in shapes]
+        if unknown:
+            raise ValueError(
+                f"{name}.IN_FEATURES: no level {unknown}; {cfg.MODEL.BACKBONE.NAME} gives "
+                f"{sorted(shapes)}"
+            )
+        return {
+            "backbone": backbone,
+            "head_in_features": node.IN_FEATURES,
+            "anchor_generator": build_anchor_generator(cfg, [shapes[x] for x in node.IN_FEATURES]),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "test_score_thresh": node.SCORE_THRESH_TEST,
+            "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+        }
+
+    def image_to_device(self, x: dict) -> Tensor:
+        """The image of an input, (3, H, W) or (1, H, W) float32.
+
+        Raises:
+            ValueError: if it has another shape.
+        """
+        image = self._move_to_current_device(x["image"]).float()
+        if image.dim() != 3 or image.shape[0] not in (1, len(self.pixel_mean)):
+            raise ValueError(
+                f"an image must have the shape ({len(self.pixel_mean)}, H, W), or (1, H, W) if "
+                f"grayscale, got {tuple(image.shape)}"
+            )
+        return image
+
+    def to_network_input(self, batch: Tensor) -> Tensor:
+        """Normalized images (N, 3, H, W), in the dtype and memory format of the network."""
+        # optimize_for_inference may have converted the network to half precision.
+        batch = batch.to(next(self.backbone.parameters()).dtype)
+        if batch.device.type == "cpu":  # whose convolutions are faster in channels-last order
+            batch = batch.contiguous(memory_format=torch.channels_last)
+        return batch
+
+    def ground_truth(self, x: dict) -> Instances:
+        """The objects of a training input, with `gt_masks` (`BitMasks`), on the model's device.
+
+        Raises:
+            ValueError: if there is no ground truth, or masks are polygons.
+        """
+        if "instances" not in x:
+            raise ValueError(f"no ground truth in training, only {sorted(x)}")
+        gt = x["instances"].to(self.device)
+        if len(gt) == 0 and not gt.has("gt_masks"):
+            # Detectron2's DatasetMapper sets no gt_masks for images without objects.
+            gt.gt_masks = BitMasks(torch.zeros(0, *gt.image_size, dtype=torch.bool)).to(self.device)
+        if not isinstance(gt.gt_masks, BitMasks):
+            raise ValueError(
+                f"gt_masks must be BitMasks, got {type(gt.gt_masks).__name__}: set "
+                "INPUT.MASK_FORMAT to 'bitmask'"
+            )
+        return gt
+
+
+def output_size(x: dict, image_size: Sequence[int]) -> tuple[int, int]:
+    """(height, width) that an input asks for, by default that of its image, in pixels."""
+    return int(x.get("height", image_size[0])), int(x.get("width", image_size[1]))
+
+
+def split_crowds(gt: Instances) -> tuple[Instances, Instances]:
+    """Split the ground truth of an image into objects and crowd regions."""
+    if not gt.has("gt_iscrowd"):
+        return gt, gt[:0]
+    is_crowd = gt.gt_iscrowd.bool()
+    if not is_crowd.any():  # the usual case, in which indexing would only copy the masks
+        return gt, gt[:0]
+    return gt[~is_crowd], gt[is_crowd]
+
+
+def clamp_finite(x: Tensor, limit: float = 1e6) -> Tensor:
+    """Clamp to +-`limit` and replace NaN by 0, so that outputs of a network that overflowed do not
+    turn detections into NaN. Outputs of a working network are far below the limit."""
+    return x.clamp(-limit, limit).nan_to_num(nan=0.0)
+
+
+def _translate_names(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
+    """Rename the authors' tensors in `state_dict` to this model's names, in place."""
+    names = [name for name in state_dict if name.startswith(prefix)]
+    tensors = {name[len(prefix) :]: state_dict.pop(name) for name in names}
+    state_dict.update({prefix + name: x for name, x in translate(tensors).items()})
