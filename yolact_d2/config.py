@@ -10,6 +10,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.file_io import PathManager
 
 # What yacs raises for wrong keys, types and files.
@@ -19,11 +20,13 @@ _DETECTRON2_CONFIGS = os.path.join(os.path.dirname(detectron2.__file__), "model_
 
 
 def add_yolact_config(cfg: CN) -> None:
-    """Add YOLACT's keys, with the values of the paper's ResNet models, to `cfg` in place."""
-    # Side S, in pixels, of the square that every image is resized to; MIN_SIZE_TRAIN is not used.
-    # MODEL.ANCHOR_GENERATOR.SIZES are pixels at S: scale them too, int(size / 550 * S).
-    cfg.INPUT.IMAGE_SIZE = 550
+    """Add the keys of this project, with the values of the papers' models, to `cfg` in place."""
+    _add_shared_keys(cfg)
+    _add_yolact_keys(cfg)
+    _add_embedmask_keys(cfg)
 
+
+def _add_shared_keys(cfg: CN) -> None:
     # Allow file names that lead out of a dataset's image folder, by ".." or an absolute path.
     cfg.DATASETS.ALLOW_PATHS_OUTSIDE = False
     # Compare the header of every image file with its annotations before a run starts.
@@ -31,6 +34,19 @@ def add_yolact_config(cfg: CN) -> None:
 
     # How long a process waits for the others in a collective before the run ends, in seconds.
     cfg.DIST_TIMEOUT_SECONDS = 300
+
+    # Drop objects whose width or height after augmentation is at most this, in pixels.
+    cfg.INPUT.MIN_BOX_SIZE = 4.0
+
+    # Batches with non-finite losses or gradients are skipped; after this many in a row training
+    # stops.
+    cfg.SOLVER.MAX_SKIPPED = 10
+
+
+def _add_yolact_keys(cfg: CN) -> None:
+    # Side S, in pixels, of the square that every image is resized to; MIN_SIZE_TRAIN is not used.
+    # MODEL.ANCHOR_GENERATOR.SIZES are pixels at S: scale them too, int(size / 550 * S).
+    cfg.INPUT.IMAGE_SIZE = 550
 
     # Training augmentation in order of application, in place of INPUT.CROP and
     # INPUT.COLOR_AUG_SSD. INPUT.RANDOM_FLIP and the resize to INPUT.IMAGE_SIZE follow.
@@ -45,8 +61,6 @@ def add_yolact_config(cfg: CN) -> None:
     cfg.INPUT.AUG.CROP = True
     # Smallest side of the patch of CROP, as a fraction of the image's.
     cfg.INPUT.AUG.CROP_MIN_RATIO = 0.3
-    # Drop objects whose width or height after augmentation is at most this, in pixels at S.
-    cfg.INPUT.MIN_BOX_SIZE = 4.0
 
     # Freeze batch norm (statistics, scale and shift) if a device sees fewer images per step.
     cfg.MODEL.BACKBONE.FREEZE_BN_BELOW = 6
@@ -58,25 +72,13 @@ def add_yolact_config(cfg: CN) -> None:
     # n: blocks 0, n, 2n, ... of each stage in MODEL.RESNETS.DEFORM_ON_PER_STAGE are deformable.
     cfg.MODEL.RESNETS.DEFORM_INTERVAL = 1
 
-    # Batches with non-finite losses or gradients are skipped; after this many in a row training
-    # stops.
-    cfg.SOLVER.MAX_SKIPPED = 10
-
     # True: height = width = SIZES * sqrt(ratio), as in the published YOLACT models.
     # False: width = SIZES * sqrt(ratio), height = SIZES / sqrt(ratio).
     # Either way MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS are width / height.
     cfg.MODEL.ANCHOR_GENERATOR.SQUARE = True
 
     cfg.MODEL.YOLACT = CN()
-    # Number of foreground classes.
-    cfg.MODEL.YOLACT.NUM_CLASSES = 80
-    # Their names, and their category ids in the COCO JSON that the model was trained on, in the
-    # model's order. Empty: those of the first dataset in DATASETS with as many classes.
-    # train_net.py --train-json sets both.
-    cfg.MODEL.YOLACT.CLASS_NAMES = []
-    cfg.MODEL.YOLACT.CATEGORY_IDS = []
-    # Fine-tuning: if MODEL.WEIGHTS has another number of classes, initialise the class layers anew.
-    cfg.MODEL.YOLACT.NEW_CLASSES = False
+    _add_class_keys(cfg.MODEL.YOLACT)
     # Pyramid levels that the head uses, finest first. The protonet uses the first.
     cfg.MODEL.YOLACT.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
     cfg.MODEL.YOLACT.HEAD_CONV_DIM = 256
@@ -127,10 +129,79 @@ def add_yolact_config(cfg: CN) -> None:
     cfg.MODEL.YOLACT.NMS_THRESH_TEST = 0.5
     # Best boxes per class that enter Fast NMS.
     cfg.MODEL.YOLACT.TOPK_CANDIDATES_TEST = 200
+
+
+def _add_embedmask_keys(cfg: CN) -> None:
+    cfg.MODEL.EMBEDMASK = CN()
+    _add_class_keys(cfg.MODEL.EMBEDMASK)
+    # Pyramid levels that the head uses, finest first. The pixel embeddings are from the first.
+    cfg.MODEL.EMBEDMASK.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # Number of convolutions of each tower of the head.
+    cfg.MODEL.EMBEDMASK.NUM_CONVS = 4
+    # Number D of embedding dimensions. Two of them are coordinates.
+    cfg.MODEL.EMBEDMASK.EMBED_DIM = 16
+    # Distance between embeddings where the probability is 1/2, at the start of training. In the
+    # spatial dimensions 1 is 100 pixels.
+    cfg.MODEL.EMBEDMASK.INIT_MARGIN = 2.0
+    # Class probability at the start of training.
+    cfg.MODEL.EMBEDMASK.PRIOR_PROB = 0.01
+
+    # Locations are positive within this distance of the centre of a box, in strides.
+    cfg.MODEL.EMBEDMASK.CENTER_SAMPLING_RADIUS = 1.5
+    # Largest distance to a side of the box, in pixels, that each level but the last is for.
+    cfg.MODEL.EMBEDMASK.SIZES_OF_INTEREST = [64, 128, 256, 512]
+    cfg.MODEL.EMBEDMASK.FOCAL_LOSS_ALPHA = 0.25
+    cfg.MODEL.EMBEDMASK.FOCAL_LOSS_GAMMA = 2.0
+    cfg.MODEL.EMBEDMASK.LOSS_CLS_WEIGHT = 1.0
+    cfg.MODEL.EMBEDMASK.LOSS_BOX_REG_WEIGHT = 1.0
+    cfg.MODEL.EMBEDMASK.LOSS_CENTERNESS_WEIGHT = 1.0
+    cfg.MODEL.EMBEDMASK.LOSS_MASK_WEIGHT = 0.5
+    # The smooth loss of the article's first version (0.1 there). With it an object is represented
+    # by the mean of its proposals, without it by the best one.
+    cfg.MODEL.EMBEDMASK.LOSS_SMOOTH_WEIGHT = 0.0
+
+    # Candidates are pairs of a location and a class with a higher probability, before centre-ness.
+    cfg.MODEL.EMBEDMASK.CLASS_SCORE_THRESH_TEST = 0.05
+    # Best candidates of each level that enter NMS.
+    cfg.MODEL.EMBEDMASK.TOPK_CANDIDATES_TEST = 1000
+    cfg.MODEL.EMBEDMASK.NMS_THRESH_TEST = 0.6
+    # Pixels with a higher probability belong to a mask.
+    cfg.MODEL.EMBEDMASK.MASK_THRESH_TEST = 0.53
+
+
+def _add_class_keys(node: CN) -> None:
+    """Add the keys that all meta-architectures have under their own node of ``cfg.MODEL``."""
+    # Number of foreground classes.
+    node.NUM_CLASSES = 80
+    # Their names, and their category ids in the COCO JSON that the model was trained on, in the
+    # model's order. Empty: those of the first dataset in DATASETS with as many classes.
+    # train_net.py --train-json sets both.
+    node.CLASS_NAMES = []
+    node.CATEGORY_IDS = []
+    # Fine-tuning: if MODEL.WEIGHTS has another number of classes, initialise the class layers anew.
+    node.NEW_CLASSES = False
     # Drop detections with a lower score from the result; the others stay as they are. The option
     # --confidence-threshold of the programs sets it; without the option, programs that draw use 0.5
     # or 0.3 if this is 0.
-    cfg.MODEL.YOLACT.SCORE_THRESH_TEST = 0.0
+    node.SCORE_THRESH_TEST = 0.0
+
+
+def model_node(cfg: CN) -> str:
+    """The name of the node of ``cfg.MODEL`` with the keys of its meta-architecture: "YOLACT" or
+    "EMBEDMASK".
+
+    Raises:
+        ValueError: if MODEL.META_ARCHITECTURE is no model of this project.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    node = (
+        getattr(META_ARCH_REGISTRY.get(name), "config_node", None)
+        if name in META_ARCH_REGISTRY
+        else None
+    )
+    if node is None:
+        raise ValueError(f"MODEL.META_ARCHITECTURE is {name}, not YOLACT or EmbedMask")
+    return node
 
 
 def _config_folder() -> Path:
@@ -142,7 +213,7 @@ def _config_folder() -> Path:
 
 def model_names() -> list[str]:
     """The names of this project's models: those of the files in configs/, without ".yaml"."""
-    return sorted(path.stem for path in _config_folder().glob("yolact_*.yaml"))
+    return sorted(path.stem for path in _config_folder().glob("[!B]*.yaml"))
 
 
 def get_config_file(name: str) -> str:

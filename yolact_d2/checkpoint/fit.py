@@ -3,8 +3,9 @@
 import re
 from typing import Any
 
-from .names import StateDict, translate
+from .names import is_embedmask, translate
 from .reading import CheckpointMismatch
+from .state_dict import StateDict
 
 _BOTTOM_UP = "backbone.bottom_up."
 # Layers whose number of outputs depends on the number of classes.
@@ -61,10 +62,11 @@ def check_fit(
         return
     message = f"this is {describe(loaded)}; the config's model is {describe(model)}"
     only_classes = all(key.startswith(_CLASS_LAYERS) for key in reshaped)
+    node = "EMBEDMASK" if is_embedmask(model) else "YOLACT"
     if has_other_classes and only_classes and not missing and not unexpected:
         message += (
-            ". To fine-tune it on other classes set MODEL.YOLACT.NEW_CLASSES to True, or else set "
-            "MODEL.YOLACT.NUM_CLASSES to the checkpoint's"
+            f". To fine-tune it on other classes set MODEL.{node}.NEW_CLASSES to True, or else set "
+            f"MODEL.{node}.NUM_CLASSES to the checkpoint's"
         )
     shapes_differ = [f"{key} {theirs} for {ours}" for key, (theirs, ours) in reshaped.items()]
     raise CheckpointMismatch(
@@ -116,15 +118,19 @@ def describe(state_dict: StateDict) -> str:
         if backbone and all(k.startswith(_BOTTOM_UP) or _CLASSIFIER.search(k) for k in ours):
             return f"a bare {backbone}"
         prefixes = sorted({key.split(".")[0] for key in state_dict})
-        return f"no checkpoint of YOLACT (it has {', '.join(prefixes[:5]) or 'no tensors'})"
+        found = ", ".join(prefixes[:5]) or "no tensors"
+        return f"no checkpoint of YOLACT or EmbedMask (it has {found})"
 
     backbone = backbone or "no known backbone"
     num_deformable = sum(key.endswith(".conv_offset_mask.weight") for key in ours)
     rescoring = any(key.startswith("mask_iou_head.") for key in ours)
     model = "YOLACT++" if num_deformable and rescoring else "YOLACT"
+    model = "EmbedMask" if is_embedmask(ours) else model
     num_classes = _num_classes(ours)
     if num_classes is None:
         return f"an incomplete checkpoint of {model} with {backbone}"
+    if is_embedmask(ours):
+        return f"EmbedMask with {backbone}, {num_classes} classes"
     num_anchors = len(ours["head.bbox_pred.bias"]) // 4
     text = f"{model} with {backbone}, {num_classes} classes, {num_anchors} anchors a cell"
     if num_deformable:
@@ -137,6 +143,8 @@ def describe(state_dict: StateDict) -> str:
 
 def _num_classes(ours: StateDict) -> int | None:
     num_outputs = len(ours.get("head.cls_score.bias", ()))
+    if is_embedmask(ours):
+        return num_outputs or None
     num_anchors = len(ours.get("head.bbox_pred.bias", ())) // 4
     return num_outputs // num_anchors - 1 if num_outputs and num_anchors else None
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .names import StateDict
+from .state_dict import StateDict
 
 # What a pickle of NumPy arrays and plain values names, in all versions of NumPy.
 _ARRAY_GLOBALS = {

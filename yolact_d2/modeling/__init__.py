@@ -2,9 +2,12 @@ from .backbone import (
     YOLACTFPN,
     DarkNet,
     build_darknet53_backbone,
+    build_fcos_resnet_fpn_backbone,
     build_yolact_darknet53_fpn_backbone,
     build_yolact_resnet_fpn_backbone,
 )
+from .embedmask import EmbedMask, EmbedMaskCriterion, EmbedMaskHead, EmbedMaskPredictions
+from .instance_detector import InstanceDetector
 from .yolact import (
     NMS_REGISTRY,
     PROTONET_REGISTRY,

@@ -1,6 +1,7 @@
 from .darknet import DarkNet, build_darknet53_backbone
 from .fpn import (
     YOLACTFPN,
+    build_fcos_resnet_fpn_backbone,
     build_yolact_darknet53_fpn_backbone,
     build_yolact_resnet_fpn_backbone,
 )

@@ -2,6 +2,7 @@ from contextlib import nullcontext
 
 from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
+from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -156,3 +157,18 @@ def build_yolact_darknet53_fpn_backbone(cfg, input_shape: ShapeSpec) -> YOLACTFP
             "does not have"
         )
     return build_fpn(cfg, build_darknet53_backbone(cfg, input_shape))
+
+
+@BACKBONE_REGISTRY.register()
+def build_fcos_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
+    """Detectron2's ResNet (keys MODEL.RESNETS) and FPN (keys MODEL.FPN), with P6 and P7 from P5;
+    those of Detectron2's RetinaNet are from C5."""
+    channels = cfg.MODEL.FPN.OUT_CHANNELS
+    return FPN(
+        bottom_up=build_resnet_backbone(cfg, input_shape),
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=channels,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelP6P7(channels, channels, in_feature="p5"),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )

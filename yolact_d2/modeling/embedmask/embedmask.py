@@ -1,0 +1,223 @@
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import batched_nms
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor, nn
+
+from ..instance_detector import InstanceDetector, clamp_finite, output_size
+from .criterion import EmbedMaskCriterion
+from .head import EmbedMaskHead, EmbedMaskPredictions
+from .masks import paste_masks
+
+
+@META_ARCH_REGISTRY.register()
+class EmbedMask(InstanceDetector):
+    """EmbedMask: embedding coupling for instance segmentation (IJCAI 2021, arXiv 1912.01954).
+
+    FCOS's head predicts a class, a box and a centre-ness for every location, and with it a proposal
+    embedding q and a margin m. In parallel, a tower on the finest level predicts an embedding p for
+    every pixel. A pixel belongs to a proposal with the probability exp(-sum of m (p - q)^2).
+    """
+
+    config_node = "EMBEDMASK"
+    networks = ("backbone", "head")
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        head: EmbedMaskHead,
+        head_in_features: Sequence[str],
+        anchor_generator: nn.Module,
+        criterion: nn.Module,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        test_class_score_thresh: float = 0.05,
+        test_topk_candidates: int = 1000,
+        test_nms_thresh: float = 0.6,
+        test_mask_thresh: float = 0.53,
+        test_score_thresh: float = 0.0,
+        max_detections_per_image: int = 100,
+    ):
+        """
+        Args:
+            backbone: returns the levels of a feature pyramid.
+            head: see :class:`EmbedMaskHead`.
+            head_in_features: names of the levels, finest first.
+            anchor_generator: its anchors, one for each cell, have the locations as centres.
+            criterion: computes the losses, see :class:`EmbedMaskCriterion`.
+            pixel_mean, pixel_std: of each channel, for pixel values in 0..255.
+            test_class_score_thresh: only pairs of location and class with a higher probability,
+                before the centre-ness, are candidates.
+            test_topk_candidates: number of best candidates of each level that enter NMS.
+            test_nms_thresh: IoU above which NMS suppresses a box.
+            test_mask_thresh: probability above which a pixel belongs to a mask.
+            test_score_thresh: detections with a lower score are dropped after NMS.
+            max_detections_per_image: number of best detections to keep.
+        """
+        super().__init__(
+            backbone=backbone,
+            head=head,
+            head_in_features=head_in_features,
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+        )
+        self.anchor_generator = anchor_generator
+        self.criterion = criterion
+        shapes = backbone.output_shape()
+        self.strides = [shapes[name].stride for name in head_in_features]
+        self.test_class_score_thresh = test_class_score_thresh
+        self.test_topk_candidates = test_topk_candidates
+        self.test_nms_thresh = test_nms_thresh
+        self.test_mask_thresh = test_mask_thresh
+        self.test_score_thresh = test_score_thresh
+        self.max_detections_per_image = max_detections_per_image
+
+    @classmethod
+    def from_config(cls, cfg):
+        shared = super().from_config(cfg)
+        shapes = shared["backbone"].output_shape()
+        feature_shapes = [shapes[name] for name in shared["head_in_features"]]
+        if set(shared["anchor_generator"].num_cell_anchors) != {1}:
+            raise ValueError(
+                "EmbedMask has one location a cell: MODEL.ANCHOR_GENERATOR.SIZES and ASPECT_RATIOS "
+                "have one value for each level"
+            )
+        node = cfg.MODEL.EMBEDMASK
+        return {
+            **shared,
+            "head": EmbedMaskHead(cfg, feature_shapes),
+            "criterion": EmbedMaskCriterion(cfg, [shape.stride for shape in feature_shapes]),
+            "test_class_score_thresh": node.CLASS_SCORE_THRESH_TEST,
+            "test_topk_candidates": node.TOPK_CANDIDATES_TEST,
+            "test_nms_thresh": node.NMS_THRESH_TEST,
+            "test_mask_thresh": node.MASK_THRESH_TEST,
+        }
+
+    def forward(self, batched_inputs: list[dict]):
+        """
+        Args:
+            batched_inputs: one dict for each image:
+
+                * "image": (3, H, W) tensor in 0..255, channels in the order of INPUT.FORMAT.
+                * "instances": in training, `Instances` with `gt_boxes`, `gt_classes`, `gt_masks`
+                  (`BitMasks`) and optionally `gt_iscrowd` (bool), in pixels of "image".
+                * "height", "width": in inference, the resolution of the result; by default that
+                  of "image".
+
+        Returns:
+            In training, dict[str, Tensor] of the losses "loss_cls", "loss_box_reg",
+            "loss_centerness", "loss_mask" and, if it has a weight, "loss_smooth".
+
+            In inference, one dict for each image. Its "instances" have `pred_boxes`, `scores`,
+            `pred_classes` and `pred_masks` (bool, N x height x width), in descending order of
+            `scores`.
+        """
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        features = [features[name] for name in self.head_in_features]
+        locations = [anchors.get_centers() for anchors in self.anchor_generator(features)]
+        predictions = self.head(features, locations)
+        with torch.autocast(self.device.type, enabled=False):
+            if self.training:
+                gt_instances = [self.ground_truth(x) for x in batched_inputs]
+                return self.criterion(locations, predictions, gt_instances)
+            return [
+                {
+                    "instances": self.inference_single_image(
+                        locations,
+                        EmbedMaskPredictions(*(p[i] for p in predictions)),
+                        input_size,
+                        output_size(x, input_size),
+                    )
+                }
+                for i, (x, input_size) in enumerate(zip(batched_inputs, images.image_sizes))
+            ]
+
+    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
+        """Normalize, pad and batch the images. A grayscale image becomes 3 channels."""
+        images = [self.image_to_device(x) for x in batched_inputs]
+        batch = ImageList.from_tensors(
+            [(image - self.pixel_mean) / self.pixel_std for image in images],
+            self.backbone.size_divisibility,
+            padding_constraints=self.backbone.padding_constraints,
+        )
+        return ImageList(self.to_network_input(batch.tensor), batch.image_sizes)
+
+    def inference_single_image(
+        self,
+        locations: list[Tensor],
+        predictions: EmbedMaskPredictions,
+        input_size: tuple[int, int],
+        output_size: tuple[int, int],
+    ) -> Instances:
+        """
+        Args:
+            locations: (Li, 2) of each level, x and y, in pixels of the network input.
+            predictions: of one image, without the batch dimension.
+            input_size: (height, width) of the network input without padding.
+            output_size: (height, width) of the result, in pixels.
+        """
+        boxes, scores, classes, kept = self.detect(locations, predictions, input_size)
+        masks = paste_masks(
+            clamp_finite(predictions.pixels),
+            clamp_finite(predictions.embeddings[kept]),
+            predictions.margins[kept].nan_to_num(nan=0.0),
+            boxes,
+            input_size,
+            output_size,
+            self.test_mask_thresh,
+        )
+        result = Instances(output_size)
+        result.pred_boxes = Boxes(boxes.clone())
+        result.pred_boxes.scale(output_size[1] / input_size[1], output_size[0] / input_size[0])
+        result.scores = scores
+        result.pred_classes = classes
+        result.pred_masks = masks
+        return result
+
+    def detect(
+        self,
+        locations: list[Tensor],
+        predictions: EmbedMaskPredictions,
+        input_size: tuple[int, int],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Choose candidates, decode their boxes and apply NMS: everything but the masks.
+
+        Args:
+            locations, predictions, input_size: see :meth:`inference_single_image`.
+
+        Returns:
+            boxes (D, 4) XYXY, in pixels of the network input; scores (D,) in descending order;
+            classes (D,); indices (D,) of the locations.
+        """
+        class_scores = predictions.logits.sigmoid()
+        centerness = predictions.centerness.sigmoid().nan_to_num(nan=0.0)
+        candidates = []
+        first = 0
+        for level in locations:
+            here = class_scores[first : first + len(level)]
+            location, classes = (here > self.test_class_score_thresh).nonzero(as_tuple=True)
+            scores = here[location, classes] * centerness[first + location]
+            scores, best = scores.topk(min(self.test_topk_candidates, len(scores)))
+            candidates.append((scores, first + location[best], classes[best]))
+            first += len(level)
+        scores, location, classes = (torch.cat(x) for x in zip(*candidates))
+
+        strides = [x.new_full((len(x), 1), s) for x, s in zip(locations, self.strides)]
+        points, offsets = torch.cat(locations)[location], clamp_finite(predictions.distances)
+        offsets = offsets[location] * torch.cat(strides)[location]
+        boxes = torch.cat([points - offsets[:, :2], points + offsets[:, 2:]], dim=1)
+        height, width = input_size
+        limits = boxes.new_tensor([width - 1, height - 1, width - 1, height - 1])
+        boxes = boxes.clamp(min=0).minimum(limits)
+        # The authors' NMS counts pixels: sides are x2 - x1 + 1.
+        counted = boxes + boxes.new_tensor([0, 0, 1, 1])
+        kept = batched_nms(counted, scores, classes, self.test_nms_thresh)
+        kept = kept[: self.max_detections_per_image]
+        kept = kept[: int((scores[kept] >= self.test_score_thresh).sum())]
+        return boxes[kept], scores[kept], classes[kept], location[kept]
