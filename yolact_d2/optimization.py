@@ -8,13 +8,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from .modeling import YOLACT
+from .modeling import InstanceDetector
 from .modeling.backbone.deform import ModulatedDeformConv2d
 
 
 def optimize_for_inference(
-    model: YOLACT, *, dtype: torch.dtype | None = None, compile: bool = False
-) -> YOLACT:
+    model: InstanceDetector, *, dtype: torch.dtype | None = None, compile: bool = False
+) -> InstanceDetector:
     """A faster copy of a model, whose detections are nearly the same.
 
     Batch norm is folded into the convolutions, and their weights are stored channels last, in half
@@ -23,19 +23,22 @@ def optimize_for_inference(
 
     Args:
         model: on the device that it will run on, with its weights loaded.
-        dtype: of backbone, head and protonet. Default: :func:`fast_dtype`.
-        compile: compile these parts with ``torch.compile``, at the first image. On a CPU this needs
-            a C++ compiler.
+        dtype: of the networks: backbone, head and protonet. Default: :func:`fast_dtype`.
+        compile: compile the networks with ``torch.compile``, at the first image. On a CPU this
+            needs a C++ compiler.
 
     Raises:
-        TypeError: if the model is not a YOLACT.
+        TypeError: if the model is not one of this project.
     """
-    if not isinstance(model, YOLACT):
-        raise TypeError(f"model must be a YOLACT of yolact_d2, got {type(model).__name__}")
+    if not isinstance(model, InstanceDetector):
+        raise TypeError(
+            f"model must be a YOLACT or EmbedMask of yolact_d2, got {type(model).__name__}"
+        )
     if dtype is None:
         dtype = fast_dtype(model.device)
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    for part in (model.backbone, model.head, model.protonet):
+    for name in model.networks:
+        part = getattr(model, name)
         fold_batch_norms(part)
         part.to(dtype).to(memory_format=torch.channels_last)
         if compile:

@@ -101,6 +101,6 @@ def test_incomplete_and_foreign_checkpoints_are_refused(tmp_path):
     assert "missing: head." in refused(model, save(tmp_path, tensors))
     other = {"model": {"proposal_generator.anchor_deltas.weight": torch.zeros(4)}}
     message = refused(model, save(tmp_path, other))
-    assert "this is no checkpoint of YOLACT (it has proposal_generator)" in message
+    assert "this is no checkpoint of YOLACT or EmbedMask (it has proposal_generator)" in message
     assert "unexpected: proposal_generator.anchor_deltas.weight" in message
     assert "it has no tensors" in refused(model, save(tmp_path, {}))

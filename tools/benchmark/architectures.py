@@ -8,6 +8,8 @@ from detectron2.modeling.proposal_generator import proposal_utils
 from detectron2.modeling.roi_heads import fast_rcnn
 from torch import nn
 
+from yolact_d2.modeling.embedmask import embedmask
+
 STAGES = ("preprocess", "backbone", "heads", "nms", "masks")
 
 
@@ -37,6 +39,16 @@ def _yolact_calls(model: nn.Module) -> list[Call]:
     ]
 
 
+def _embedmask_calls(model: nn.Module) -> list[Call]:
+    return [
+        Call("preprocess", model, "preprocess_image"),
+        Call("backbone", model.backbone, "forward"),
+        Call("masks", model, "inference_single_image"),
+        Call("heads", model, "detect"),
+        Call("nms", embedmask, "batched_nms"),
+    ]
+
+
 def _rcnn_calls(model: nn.Module) -> list[Call]:
     calls = [
         Call("preprocess", model, "preprocess_image"),
@@ -60,6 +72,7 @@ def _retinanet_calls(model: nn.Module) -> list[Call]:
 
 ARCHITECTURES = {
     "YOLACT": Architecture("MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST", _yolact_calls),
+    "EmbedMask": Architecture("MODEL.EMBEDMASK.CLASS_SCORE_THRESH_TEST", _embedmask_calls),
     "GeneralizedRCNN": Architecture("MODEL.ROI_HEADS.SCORE_THRESH_TEST", _rcnn_calls),
     "RetinaNet": Architecture("MODEL.RETINANET.SCORE_THRESH_TEST", _retinanet_calls),
 }

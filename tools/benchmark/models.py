@@ -16,7 +16,7 @@ from torch import nn
 
 from yolact_d2 import load_config
 from yolact_d2.checkpoint import SafeCheckpointer, YOLACTCheckpointer, check_weights_exist
-from yolact_d2.modeling import YOLACT
+from yolact_d2.modeling import InstanceDetector
 from yolact_d2.modeling.weight_init import scale_residual_branches
 
 from .architectures import get_architecture
@@ -69,7 +69,7 @@ def load_model(cfg: CfgNode) -> nn.Module:
     model = build_model(cfg).eval()
     if not cfg.MODEL.WEIGHTS:
         limit_random_features(model)
-    elif isinstance(model, YOLACT):
+    elif isinstance(model, InstanceDetector):
         YOLACTCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     else:
         SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from yolact_d2 import optimize_for_inference
-from yolact_d2.modeling import YOLACT
+from yolact_d2.modeling import YOLACT, EmbedMask
 
 
 def _amp(model: nn.Module) -> nn.Module:
@@ -55,4 +55,5 @@ def apply_variant(name: str, model: nn.Module) -> nn.Module:
 
 def is_available(name: str, architecture: str) -> bool:
     """Whether models of a meta-architecture have a variant."""
-    return architecture == YOLACT.__name__ or "optimized" not in name.split("+")
+    ours = architecture in (YOLACT.__name__, EmbedMask.__name__)
+    return ours or "optimized" not in name.split("+")

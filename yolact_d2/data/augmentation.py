@@ -15,6 +15,9 @@ import numpy as np
 from detectron2.data import transforms as T
 from fvcore.transforms.transform import CropTransform, PadTransform
 
+AS_FLOAT = T.ColorTransform(partial(np.asarray, dtype=np.float32))
+"""What the augmentations below need."""
+
 
 def build_augmentation(cfg) -> list[T.Augmentation]:
     """The augmentations that ``cfg.INPUT`` switches on, in the order of the paper."""

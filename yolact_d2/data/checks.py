@@ -7,6 +7,7 @@ from collections.abc import Callable
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
+from ..config import model_node
 from .coco_dataset import (
     CUSTOM_TRAIN,
     CUSTOM_VAL,
@@ -39,7 +40,7 @@ def check_datasets(cfg, key: str) -> None:
     hundred thousand.
 
     Args:
-        cfg: DATASETS, and MODEL.YOLACT.NUM_CLASSES and CLASS_NAMES.
+        cfg: DATASETS, and NUM_CLASSES and CLASS_NAMES of the model.
         key: "DATASETS.TRAIN" or "DATASETS.TEST": the names of registered datasets.
 
     Raises:
@@ -103,7 +104,7 @@ def _read_dataset(cfg, name: str, training: bool) -> list[DatasetDict]:
     if isinstance(source, COCOSource):  # which is valid
         usable, issues, num_annotations = dicts, source.issues, source.num_annotations
     else:
-        num_classes = cfg.MODEL.YOLACT.NUM_CLASSES
+        num_classes = cfg.MODEL[model_node(cfg)].NUM_CLASSES
         try:
             usable, issues = validate_dicts(dicts, num_classes, evaluation=not training)
         except UnreadableImage as error:
@@ -155,19 +156,20 @@ def _check_ground_truth(name: str, image_ids: set[int | str]) -> None:
 
 def _check_classes(cfg, name: str) -> None:
     """Compare the classes of a dataset that has been read with those of the model."""
-    classes, num_classes = _class_names(name), cfg.MODEL.YOLACT.NUM_CLASSES
+    node = model_node(cfg)
+    classes, num_classes = _class_names(name), cfg.MODEL[node].NUM_CLASSES
     if classes is None:
         raise ValueError(f"dataset {name!r} has no category names: set its metadata thing_classes")
     if len(classes) != num_classes:
         raise ValueError(
-            f"dataset {name!r} has {len(classes)} categories, but MODEL.YOLACT.NUM_CLASSES is "
+            f"dataset {name!r} has {len(classes)} categories, but MODEL.{node}.NUM_CLASSES is "
             f"{num_classes}: set it to {len(classes)}"
         )
     if len(set(classes)) < num_classes:
         names = sorted({x for x in classes if classes.count(x) > 1})
         logger.warning(f"dataset {name!r} has several categories of the same name: {names}")
-    source = "MODEL.YOLACT.CLASS_NAMES"
-    expected = list(map(str, cfg.MODEL.YOLACT.CLASS_NAMES))
+    source = f"MODEL.{node}.CLASS_NAMES"
+    expected = list(map(str, cfg.MODEL[node].CLASS_NAMES))
     for other in () if expected else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         names = _class_names(other) or []
         if len(names) == num_classes:

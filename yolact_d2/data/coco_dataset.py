@@ -8,6 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.utils.file_io import PathManager
 
+from ..config import model_node
 from .coco_json import (
     COCO,
     ValidatedCOCO,
@@ -104,7 +105,7 @@ def use_coco_datasets(
 ) -> None:
     """Register COCO JSON files as custom_train and custom_val, and set up a config for them.
 
-    Sets DATASETS.TRAIN and DATASETS.TEST, and MODEL.YOLACT.NUM_CLASSES, CLASS_NAMES and
+    Sets DATASETS.TRAIN and DATASETS.TEST, and the model's NUM_CLASSES, CLASS_NAMES and
     CATEGORY_IDS, in place. Every process must call it. Each file is parsed once.
 
     Args:
@@ -134,7 +135,7 @@ def use_coco_datasets(
             )
     ids, names = list(classes), list(classes.values())
     if trained_with is not None:
-        model = trained_with.MODEL.YOLACT
+        model = trained_with.MODEL[model_node(trained_with)]
         other_names = model.CLASS_NAMES and list(model.CLASS_NAMES) != names
         other_ids = model.CATEGORY_IDS and list(model.CATEGORY_IDS) != ids
         if other_names or other_ids:
@@ -142,8 +143,8 @@ def use_coco_datasets(
                 f"{path} has the classes {names} with the ids {ids}, but the model was trained on "
                 f"{list(model.CLASS_NAMES)} with {list(model.CATEGORY_IDS)}"
             )
-    yolact = cfg.MODEL.YOLACT
-    yolact.NUM_CLASSES, yolact.CLASS_NAMES, yolact.CATEGORY_IDS = len(ids), names, ids
+    node = cfg.MODEL[model_node(cfg)]
+    node.NUM_CLASSES, node.CLASS_NAMES, node.CATEGORY_IDS = len(ids), names, ids
 
     for name, source in sources.items():
         if name in MetadataCatalog:  # of an earlier run in this process

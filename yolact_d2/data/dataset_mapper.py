@@ -12,18 +12,26 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, BoxMode
 
+from ..config import model_node
 from .annotations import Size, clip_box, is_usable_annotation, leaves_image, valid_polygons
-from .augmentation import LimitSize, box_centers, build_augmentation, max_side, points_inside
+from .augmentation import (
+    AS_FLOAT,
+    LimitSize,
+    box_centers,
+    build_augmentation,
+    max_side,
+    points_inside,
+)
 from .images import UnreadableImage, read_image
 
 
 class YOLACTDatasetMapper:
-    """Map a dataset dict of Detectron2 to a training example of :class:`YOLACT`.
+    """Map a dataset dict of Detectron2 to a training example.
 
-    Unlike Detectron2's :class:`DatasetMapper`, it reads images by :func:`read_image`, augments them
-    as float32, clips boxes and masks to the image beforehand, keeps crowd regions (`gt_iscrowd`),
-    drops objects whose centre leaves the image or that become too small, and accepts polygons and
-    RLE side by side.
+    The augmentation is YOLACT's or, for EmbedMask, Detectron2's. Unlike Detectron2's
+    :class:`DatasetMapper`, this one reads images by :func:`read_image`, clips boxes and masks to
+    the image beforehand, keeps crowd regions (`gt_iscrowd`), drops objects whose centre leaves the
+    image or that become too small, and accepts polygons and RLE side by side.
     """
 
     @configurable
@@ -33,17 +41,15 @@ class YOLACTDatasetMapper:
         augmentations: list[T.Augmentation | T.Transform],
         image_format: str,
         min_box_size: float,
-        max_side: int = 2560,
     ):
         """
         Args:
-            augmentations: the last one resizes the image to the model's input size.
+            augmentations: of 8-bit images; the last one resizes the image to the model's input
+                size.
             image_format: see :func:`read_image`.
             min_box_size: objects whose box is not wider and higher than this, in pixels of the
                 augmented image, are dropped. (The box loss of a box without area is infinite.)
-            max_side: images with a longer side, in pixels, are shrunk before augmentation.
         """
-        self.limit_size = LimitSize(max_side)
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.min_box_size = min_box_size
@@ -51,11 +57,14 @@ class YOLACTDatasetMapper:
 
     @classmethod
     def from_config(cls, cfg):
+        if model_node(cfg) == "YOLACT":
+            augmentations = [LimitSize(max_side(cfg)), AS_FLOAT, *build_augmentation(cfg)]
+        else:
+            augmentations = utils.build_augmentation(cfg, is_train=True)
         return {
-            "augmentations": build_augmentation(cfg),
+            "augmentations": augmentations,
             "image_format": cfg.INPUT.FORMAT,
             "min_box_size": cfg.INPUT.MIN_BOX_SIZE,
-            "max_side": max_side(cfg),
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -64,8 +73,9 @@ class YOLACTDatasetMapper:
             dataset_dict: one image with its annotations, in Detectron2's dataset format.
 
         Returns:
-            the dict without "annotations" and with "image", (3, S, S) float32, and "instances",
-            with `gt_boxes`, `gt_classes`, `gt_masks` (`BitMasks`) and `gt_iscrowd` (bool).
+            the dict without "annotations" and with "image", (3, H, W), float32 for YOLACT and uint8
+            for EmbedMask, and "instances", with `gt_boxes`, `gt_classes`, `gt_masks` (`BitMasks`)
+            and `gt_iscrowd` (bool).
 
         Raises:
             UnreadableImage: if the file cannot be read.
@@ -90,9 +100,7 @@ class YOLACTDatasetMapper:
         boxes = np.array([a["bbox"] for a in annotations]).reshape(-1, 4)
         aug_input = T.AugInput(image, boxes=boxes)
         aug_input.is_crowd = is_crowd
-        shrinking = self.limit_size(aug_input)
-        aug_input.image = aug_input.image.astype(np.float32)
-        transforms = shrinking + self.augmentations(aug_input)
+        transforms = self.augmentations(aug_input)
         image_size = aug_input.image.shape[:2]
 
         # Boxes are clipped below, so look here at where the centres of the whole boxes are.

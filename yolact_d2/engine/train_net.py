@@ -18,7 +18,13 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..checkpoint import check_weights_exist
-from ..config import available_device, for_this_machine, get_config_file, load_config
+from ..config import (
+    available_device,
+    for_this_machine,
+    get_config_file,
+    load_config,
+    model_node,
+)
 from ..data import COCODataset, check_on_each_machine, use_coco_datasets
 from .checkpointer import TrainingCheckpointer
 from .launch import BAD_INPUT_STATUS, check_devices, launch
@@ -120,7 +126,7 @@ def trained_config(cfg: CfgNode, args: argparse.Namespace) -> CfgNode | None:
     """The config with the classes of the model to resume or evaluate, None if there is none."""
     if not (args.resume or args.eval_only):
         return None
-    if cfg.MODEL.YOLACT.CLASS_NAMES:
+    if cfg.MODEL[model_node(cfg)].CLASS_NAMES:
         return cfg
     folder = cfg.OUTPUT_DIR if args.resume else os.path.dirname(cfg.MODEL.WEIGHTS)
     path = os.path.join(folder, "config.yaml")

@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
+from ..config import model_node
 from ..data import TrainLoader, build_test_loader, build_train_loader, check_on_each_machine
 from ..evaluation import build_evaluator
 from ..files import remove_partial_files
@@ -72,7 +73,7 @@ class Trainer(DefaultTrainer):
         self.checkpointer = TrainingCheckpointer(
             model,
             cfg.OUTPUT_DIR,
-            new_classes=cfg.MODEL.YOLACT.NEW_CLASSES,
+            new_classes=cfg.MODEL[model_node(cfg)].NEW_CLASSES,
             trainer=weakref.proxy(self),
         )
         self.start_iter = 0

@@ -7,12 +7,14 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 
+from ..config import model_node
+
 
 def class_metadata(cfg: CfgNode) -> Metadata:
     """The class names and category ids of a model, as Detectron2's visualizers expect them.
 
     Args:
-        cfg: MODEL.YOLACT.CLASS_NAMES and CATEGORY_IDS are used. Where they are empty, the first
+        cfg: CLASS_NAMES and CATEGORY_IDS of the model are used. Where they are empty, the first
             dataset in DATASETS.TEST and DATASETS.TRAIN with as many classes as the model is.
 
     Returns:
@@ -20,24 +22,23 @@ def class_metadata(cfg: CfgNode) -> Metadata:
         `thing_dataset_id_to_contiguous_id` (ids 1, 2, ... if they are unknown).
 
     Raises:
-        ValueError: if the number of names or ids is not MODEL.YOLACT.NUM_CLASSES.
+        ValueError: if the number of names or ids is not NUM_CLASSES.
     """
-    yolact = cfg.MODEL.YOLACT
+    name = model_node(cfg)
+    node = cfg.MODEL[name]
     for key in ("CLASS_NAMES", "CATEGORY_IDS"):
-        if yolact[key] and len(yolact[key]) != yolact.NUM_CLASSES:
+        if node[key] and len(node[key]) != node.NUM_CLASSES:
             raise ValueError(
-                f"MODEL.YOLACT.{key} has {len(yolact[key])} entries, but MODEL.YOLACT.NUM_CLASSES "
-                f"is {yolact.NUM_CLASSES}"
+                f"MODEL.{name}.{key} has {len(node[key])} entries, but MODEL.{name}.NUM_CLASSES "
+                f"is {node.NUM_CLASSES}"
             )
-    names = list(yolact.CLASS_NAMES)
-    ids = {category: i for i, category in enumerate(yolact.CATEGORY_IDS)}
+    names = list(node.CLASS_NAMES)
+    ids = {category: i for i, category in enumerate(node.CATEGORY_IDS)}
     if not names:
         names, dataset_ids = _dataset_classes(cfg)
         ids = ids or dataset_ids
     metadata = Metadata()
-    metadata.thing_dataset_id_to_contiguous_id = ids or {
-        i + 1: i for i in range(yolact.NUM_CLASSES)
-    }
+    metadata.thing_dataset_id_to_contiguous_id = ids or {i + 1: i for i in range(node.NUM_CLASSES)}
     if names:
         metadata.thing_classes = names
     return metadata
@@ -74,6 +75,6 @@ def _dataset_classes(cfg: CfgNode) -> tuple[list[str], dict[int, int]]:
             continue
         metadata = MetadataCatalog.get(dataset)
         names = list(metadata.get("thing_classes", []))
-        if len(names) == cfg.MODEL.YOLACT.NUM_CLASSES:
+        if len(names) == cfg.MODEL[model_node(cfg)].NUM_CLASSES:
             return names, dict(metadata.get("thing_dataset_id_to_contiguous_id", {}))
     return [], {}

@@ -73,11 +73,11 @@ def to_bgr(image: AnyImage, input_format: str) -> np.ndarray:
     return array if array.shape[2] == 3 else np.repeat(array, 3, axis=2)
 
 
-def to_model_input(image: AnyImage, input_format: str) -> torch.Tensor:
-    """(3, H, W) uint8 in the order of `input_format`, or (1, H, W) for "L"; see :func:`to_bgr`."""
+def to_model_input(image: AnyImage, input_format: str) -> np.ndarray:
+    """(H, W, 3) uint8 in the order of `input_format`, or (H, W, 1) for "L"; see :func:`to_bgr`."""
     array = to_bgr(image, input_format)
     if input_format != "BGR":
         array = array[:, :, ::-1]
     if input_format == "L":
         array = convert_PIL_to_numpy(Image.fromarray(np.ascontiguousarray(array)), "L")
-    return torch.from_numpy(np.array(array.transpose(2, 0, 1), order="C"))
+    return array
