@@ -20,6 +20,10 @@ CONFIGS = {
     "yolact_plus_resnet50": "yolact_plus_R_50_FPN_550",
     "yolact_plus_base": "yolact_plus_R_101_FPN_550",
 }
+EMBEDMASK_CONFIGS = {
+    "embedmask_R50": "embedmask_R_50_FPN_1x",
+    "embedmask_R101": "embedmask_R_101_FPN_ms_3x",
+}
 
 
 def official(name):

@@ -10,6 +10,8 @@ def _tensor(name, shape):
     random = np.random.RandomState(zlib.crc32(name.encode()) & 0xFFFFFFFF)
     values = random.standard_normal(shape).astype(np.float32) if shape else np.float32(0)
     leaf = name.rsplit(".", 1)[-1]
+    if leaf == "scale":
+        return (1 + 0.1 * values).astype(np.float32)
     if leaf == "num_batches_tracked":
         return np.int64(0)
     if leaf == "running_var":
@@ -28,10 +30,11 @@ def _tensor(name, shape):
 
 
 def state_dict(shapes, gains=None):
-    """An official-format state dict; `gains` are factors, by key."""
+    """An official-format state dict; `gains` are factors, or factors and offsets, by key."""
     tensors = {key: torch.as_tensor(_tensor(key, tuple(shape))) for key, shape in shapes.items()}
-    for key, factor in (gains or {}).items():
-        tensors[key] = tensors[key] * factor
+    for key, gain in (gains or {}).items():
+        factor, offset = gain if isinstance(gain, list) else (gain, 0)
+        tensors[key] = (tensors[key] * factor + torch.as_tensor(offset)).float()
     return tensors
 
 
@@ -64,3 +67,26 @@ def ground_truth(seed, size, n, num_classes):
         y_part = ((rows - y - h / 2) / (h / 2)) ** 2
         masks.append(y_part + ((columns - x - w / 2) / (w / 2)) ** 2 <= 1)
     return np.array(boxes, np.float32), np.array(classes), np.array(masks)
+
+
+def bitten_ellipses(seed, height, width, n, num_classes=80):
+    """`n` boxes (XYXY, pixels) of mixed sizes, their classes, and masks: ellipses with a bite."""
+    random = np.random.RandomState(seed)
+    rows, columns = np.mgrid[0:height, 0:width]
+    largest = np.log(0.8 * min(height, width))
+    boxes, classes, masks = [], [], []
+    for i in range(n):
+        if i:
+            w, h = np.exp(random.uniform(np.log(6), largest, 2))
+        else:
+            w, h = width * random.uniform(0.9, 0.97), height * random.uniform(0.3, 0.6)
+        x, y = random.uniform(0, width - 1 - w), random.uniform(0, height - 1 - h)
+        boxes.append([x, y, x + w, y + h])
+        classes.append(random.randint(0, num_classes))
+        y_part = ((rows - y - h / 2) / (h / 2)) ** 2
+        mask = y_part + ((columns - x - w / 2) / (w / 2)) ** 2 <= 1
+        radius = random.uniform(0.15, 0.3)
+        bite_x, bite_y = x + w * random.uniform(0.3, 0.9), y + h * random.uniform(0.3, 0.9)
+        y_part = ((rows - bite_y) / (h * radius)) ** 2
+        masks.append(mask & (y_part + ((columns - bite_x) / (w * radius)) ** 2 > 1))
+    return np.array(boxes, np.float32), np.array(classes, np.int64), np.array(masks)

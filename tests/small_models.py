@@ -24,6 +24,7 @@ BENCHMARK_MODELS = {
         f"{_SMALL_RESNET} {_SMALL_HEADS}",
         f"cascade Misc/cascade_mask_rcnn_R_50_FPN_1x {_SMALL_RESNET} {_SMALL_HEADS}",
         f"faster_rcnn COCO-Detection/faster_rcnn_R_50_FPN_1x {_SMALL_RESNET} {_SMALL_HEADS}",
+        "embedmask embedmask_shapes INPUT.MIN_SIZE_TEST 64 INPUT.MIN_SIZE_TRAIN (64,)",
         f"retinanet COCO-Detection/retinanet_R_50_FPN_1x {_SMALL_RESNET}",
     )
 }
@@ -61,4 +62,27 @@ def with_double_network(model):
     model.double()
     if model.mask_iou_head is not None:
         model.mask_iou_head.float()  # its inputs are float32 masks
+    return model
+
+
+def tiny_embedmask(config="embedmask_shapes", **opts):
+    """An untrained EmbedMask with few channels, varied scores and no score threshold.
+
+    Args:
+        config: name of a config file.
+        opts: see :func:`tiny_yolact`.
+    """
+    opts = {
+        "MODEL.DEVICE": "cpu",
+        "MODEL.RESNETS.NORM": "FrozenBN",
+        "MODEL.EMBEDMASK.CLASS_SCORE_THRESH_TEST": 0.0,
+        **{key.replace("__", "."): value for key, value in opts.items()},
+    }
+    cfg = load_config(str(CONFIGS / f"{config}.yaml"), [x for item in opts.items() for x in item])
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    with torch.no_grad():
+        for name in ("cls_score", "bbox_pred", "ctrness"):
+            getattr(model.head, name).weight *= 20
+        model.head.bbox_pred.bias += 3
     return model

@@ -86,7 +86,8 @@ def test_installed_package_has_configs_and_programs(tmp_path):
     assert done.returncode == 0, done.stderr
     (wheel,) = wheels.iterdir()
     zipfile.ZipFile(wheel).extractall(site)
-    assert sorted(os.listdir(site / "yolact_d2" / "configs")) == ["Base-YOLACT.yaml", *FILES]
+    installed = sorted(os.listdir(site / "yolact_d2" / "configs"))
+    assert installed == ["Base-EmbedMask.yaml", "Base-YOLACT.yaml", *FILES]
 
     def run(code):
         env = {**os.environ, "PYTHONPATH": str(site)}

@@ -9,6 +9,7 @@ import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from plain import CONFIGS, assert_equal
+from small_models import tiny_embedmask
 from torch import nn
 
 from yolact_d2 import Predictor, load_config, optimization, optimize_for_inference
@@ -95,6 +96,23 @@ def test_outputs_are_equal_in_float32_and_close_in_bfloat16(args, image):
     assert instances.pred_boxes.tensor.dtype == torch.float32
 
 
+def test_embedmask(image):
+    """Coordinates and margins are float32 even if the network is not."""
+    model = tiny_embedmask().eval()
+    expected = predict(model, image)
+    instances = predict(optimize_for_inference(model, dtype=torch.float32), image)
+    torch.testing.assert_close(instances.scores, expected.scores, rtol=1e-3, atol=1e-5)
+    outputs = []
+    fast = optimize_for_inference(model, dtype=torch.bfloat16)
+    fast.head.register_forward_hook(lambda m, x, out: outputs.append(out))
+    torch.testing.assert_close(predict(fast, image).scores, expected.scores, rtol=0.1, atol=0.02)
+    model.head.register_forward_hook(lambda m, x, out: outputs.append(out))
+    predict(model, image)
+    for a, b in zip(*outputs):
+        assert a.dtype == torch.float32 and (a - b).abs().mean() < 0.05 * b.abs().mean()
+    assert (outputs[0].pixels[:, :2] - outputs[1].pixels[:, :2]).abs().max() < 0.01
+
+
 def test_original_model_is_not_changed(image):
     model = random_model("yolact_plus_shapes").train()
     before = copy.deepcopy(model.state_dict())
@@ -145,7 +163,7 @@ def test_copy_can_be_copied_saved_converted_and_optimised_again(image, tmp_path)
 
 
 def test_other_models_are_errors():
-    with pytest.raises(TypeError, match="YOLACT of yolact_d2, got Linear"):
+    with pytest.raises(TypeError, match="YOLACT or EmbedMask of yolact_d2, got Linear"):
         optimize_for_inference(nn.Linear(2, 2))
 
 

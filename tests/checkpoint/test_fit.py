@@ -104,3 +104,24 @@ def test_incomplete_and_foreign_checkpoints_are_refused(tmp_path):
     assert "this is no checkpoint of YOLACT or EmbedMask (it has proposal_generator)" in message
     assert "unexpected: proposal_generator.anchor_deltas.weight" in message
     assert "it has no tensors" in refused(model, save(tmp_path, {}))
+
+
+def test_other_embedmasks_are_refused_by_name(tmp_path):
+    model = build("embedmask_R_50_FPN_1x")
+    r50 = {key: value * 0.01 for key, value in official("embedmask_R50").items()}
+    YOLACTCheckpointer(model).load(save(tmp_path, {"model": r50, "iteration": 1}))
+    message = refused(model, save(tmp_path, official("embedmask_R101")), warm_start=False)
+    assert "this is EmbedMask with ResNet-101, 80 classes" in message
+    assert "the config's model is EmbedMask with ResNet-50, 80 classes" in message
+    r50_path = save(tmp_path, r50, "r50.pth")
+    few = build("embedmask_R_50_FPN_1x", "MODEL.EMBEDMASK.NUM_CLASSES", 3)
+    message = refused(few, r50_path)
+    assert "the config's model is EmbedMask with ResNet-50, 3 classes" in message
+    assert "set MODEL.EMBEDMASK.NEW_CLASSES to True" in message
+    YOLACTCheckpointer(few, new_classes=True).warm_start(r50_path)
+    assert torch.equal(few.head.ctrness.weight, r50["rpn.head.centerness.weight"])
+    message = refused(model, save(tmp_path, official("yolact_resnet50")))
+    assert "this is yolact_resnet50 (YOLACT with ResNet-50" in message
+    assert "the config's model is EmbedMask with" in message
+    message = refused(build("yolact_R_50_FPN_550"), r50_path)
+    assert "this is EmbedMask with ResNet-50, 80 classes" in message

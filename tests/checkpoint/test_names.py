@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from checkpoints import CONFIGS, build, official
+from checkpoints import CONFIGS, EMBEDMASK_CONFIGS, build, official
 from plain import assert_equal
 
 from yolact_d2.checkpoint import from_official, to_official, translate
@@ -57,3 +57,22 @@ def test_layers_of_a_subclass_keep_their_names():
     ours = {**build("yolact_shapes").state_dict(), **extra}
     assert_equal(translate(ours), ours)
     assert_equal(translate({f"module.{key}": value for key, value in ours.items()}), ours)
+
+
+@pytest.mark.parametrize("name", EMBEDMASK_CONFIGS)
+def test_embedmask_there_and_back(name):
+    """Variances change by Detectron2's epsilon, everything else stays."""
+    before = official(name)
+    ours = from_official(before)
+    after = to_official(ours)
+    assert list(after) == list(before) and is_official(before) and not is_official(ours)
+    model = build(EMBEDMASK_CONFIGS[name]).state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in model.items()}
+    for (key, theirs), value in zip(before.items(), ours.values()):
+        if key.endswith("running_var"):
+            assert torch.equal(value, theirs - 1e-5)
+            torch.testing.assert_close(after[key], theirs)
+        else:
+            assert torch.equal(value, theirs) and torch.equal(after[key], theirs)
+    for wrapped in ({f"module.{k}": v for k, v in before.items()}, ours):
+        assert_equal(translate(wrapped), ours)

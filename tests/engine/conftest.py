@@ -1,5 +1,6 @@
 import pytest
 
+from yolact_d2 import model_zoo
 from yolact_d2.data import COCODataset, use_coco_datasets
 from yolact_d2.data.shapes import generate_shapes
 
@@ -23,3 +24,15 @@ def training_cfg(shapes_cfg, seven_shapes):
         "DATALOADER.NUM_WORKERS 0".split()
     )
     return shapes_cfg
+
+
+@pytest.fixture
+def embedmask_training_cfg(seven_shapes):
+    """A small config of the EmbedMask shapes model, to train on `seven_shapes`."""
+    cfg = model_zoo.get_config("embedmask_shapes", opts=["MODEL.DEVICE", "cpu"])
+    use_coco_datasets(cfg, seven_shapes, None)
+    cfg.merge_from_list(
+        "INPUT.MIN_SIZE_TRAIN (64,96) SOLVER.IMS_PER_BATCH 2 SOLVER.CHECKPOINT_PERIOD 100 "
+        "DATALOADER.NUM_WORKERS 0".split()
+    )
+    return cfg

@@ -11,12 +11,20 @@ from plain import assert_equal
 from yolact_d2.data import read_image as real_read_image
 from yolact_d2.engine import Trainer
 
+# With a learning rate that changes.
+SCHEDULE = ["SOLVER.MAX_ITER", 6, "SOLVER.WARMUP_ITERS", 4]
+
 
 @pytest.fixture
 def cfg(training_cfg):
-    # With a learning rate that changes.
-    training_cfg.merge_from_list(["SOLVER.MAX_ITER", 6, "SOLVER.WARMUP_ITERS", 4])
+    training_cfg.merge_from_list(SCHEDULE)
     return training_cfg
+
+
+@pytest.fixture
+def embedmask_cfg(embedmask_training_cfg):
+    embedmask_training_cfg.merge_from_list(SCHEDULE)
+    return embedmask_training_cfg
 
 
 def train(cfg, folder, num_workers=0, stop_after=None, resume=True):
@@ -47,7 +55,9 @@ def final_checkpoint(folder):
 
 
 @pytest.mark.slow
-def test_resumed_training_is_the_same_to_the_bit(cfg, tmp_path):
+@pytest.mark.parametrize("model", ["cfg", "embedmask_cfg"])
+def test_resumed_training_is_the_same_to_the_bit(model, request, tmp_path):
+    cfg = request.getfixturevalue(model)
     runs = {"whole": ([], 0), "stopped": ([2], 0), "stopped twice": ([0, 3], 2)}
     results = {}
     for name, (stops, num_workers) in runs.items():
@@ -73,9 +83,12 @@ def plus_cfg(cfg, plus_shapes_cfg):
     return plus_shapes_cfg
 
 
+@pytest.mark.parametrize("model", ["plus_cfg", "embedmask_cfg"])
 def test_images_with_non_finite_pixels_are_skipped_and_counted(
-    plus_cfg, tmp_path, monkeypatch, caplog
+    model, request, tmp_path, monkeypatch, caplog
 ):
+    cfg = request.getfixturevalue(model)
+
     def read_image(path, format):
         image = real_read_image(path, format)
         if path.endswith("000002.png"):
@@ -83,8 +96,8 @@ def test_images_with_non_finite_pixels_are_skipped_and_counted(
         return image
 
     monkeypatch.setattr("yolact_d2.data.dataset_mapper.read_image", read_image)
-    plus_cfg.INPUT.AUG.PHOTOMETRIC = plus_cfg.INPUT.AUG.CROP = False
-    losses = train(plus_cfg, tmp_path)
+    cfg.INPUT.AUG.PHOTOMETRIC = cfg.INPUT.AUG.CROP = False
+    losses = train(cfg, tmp_path)
     skipped = [r.getMessage() for r in caplog.records if "Batch skipped" in r.getMessage()]
     assert 0 < len(skipped) == 6 - len(losses) < 6
     assert all("000002.png" in message for message in skipped)

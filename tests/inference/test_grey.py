@@ -22,7 +22,7 @@ def test_grey_model_trains_and_predicts(shapes_cfg, tmp_path, mean, std):
     register_shapes(str(tmp_path / "shapes"), prefix="some_shapes")
     records = DatasetCatalog.get("some_shapes_train")
     mapper = YOLACTDatasetMapper(cfg)
-    assert len(mapper.augmentations.augs) == 5
+    assert len(mapper.augmentations.augs) == 7
     torch.manual_seed(0)
     model = build_model(cfg)
     assert model.backbone.bottom_up.stem.conv1.in_channels == len(mean)

@@ -8,7 +8,7 @@ from detectron2.config import get_cfg
 from detectron2.data.catalog import Metadata
 from detectron2.engine import DefaultPredictor
 
-from yolact_d2 import Predictor
+from yolact_d2 import Predictor, model_zoo
 from yolact_d2.inference import drawing_threshold
 from yolact_d2.inference.classes import class_metadata, find_classes
 
@@ -47,6 +47,21 @@ def test_images_and_batches_give_the_predictions_of_detectron2s_predictor(cfg, i
         assert instances.image_size == image.shape[:2]
         expected = default_predictor(image)["instances"].to("cpu")
         assert is_equal(instances, expected) and is_equal(predictor(image), expected)
+
+
+def test_embedmask_sees_images_at_the_size_of_its_config(images):
+    cfg = model_zoo.get_config("embedmask_shapes", opts=["MODEL.DEVICE", "cpu"])
+    cfg.MODEL.EMBEDMASK.CLASS_SCORE_THRESH_TEST = 0.0
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 64, 80
+    predictor, default_predictor = Predictor(cfg), DefaultPredictor(cfg)
+    default_predictor.model.load_state_dict(predictor.model.state_dict())
+    for image in images:
+        instances = predictor(image)
+        assert instances.image_size == image.shape[:2]
+        assert is_equal(instances, default_predictor(image)["instances"])
+    found = Predictor(cfg, confidence_threshold=float(instances.scores[4]))
+    found.model.load_state_dict(predictor.model.state_dict())
+    assert torch.equal(found(images[-1]).scores, instances.scores[:5])
 
 
 def test_threshold_and_top_k_keep_the_best(cfg, images):

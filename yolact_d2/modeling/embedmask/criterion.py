@@ -6,7 +6,7 @@ import torch.distributed as dist
 from detectron2.config import configurable
 from detectron2.structures import Instances
 from detectron2.utils import comm
-from fvcore.nn import sigmoid_focal_loss_jit
+from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -152,7 +152,8 @@ class EmbedMaskCriterion(nn.Module):
         num_positives, sum_centerness = mean_over_processes(
             torch.stack([target_centerness.new_tensor(len(location)), target_centerness.sum()])
         )
-        loss_cls = sigmoid_focal_loss_jit(
+        # Not fvcore's compiled one: its second call rounds otherwise than its first.
+        loss_cls = sigmoid_focal_loss(
             predictions.logits,
             F.one_hot(labels, num_classes + 1)[..., :-1].to(predictions.logits.dtype),
             alpha=self.focal_loss_alpha,

@@ -1,0 +1,173 @@
+import copy
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from small_models import tiny_embedmask
+
+from yolact_d2 import model_zoo
+from yolact_d2.modeling.embedmask.criterion import smoothed
+from yolact_d2.modeling.embedmask.targets import best_locations
+
+LOSSES = {"loss_cls", "loss_box_reg", "loss_centerness", "loss_mask"}
+
+
+@pytest.fixture
+def model():
+    return tiny_embedmask()
+
+
+def random_image(height, width):
+    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(0)) * 255
+
+
+def training_input(boxes, height=64, width=96, crowd=None):
+    """Noise, and objects that fill their boxes."""
+    masks = torch.zeros(len(boxes), height, width, dtype=torch.bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes):
+        mask[y1:y2, x1:x2] = True
+    gt = Instances((height, width), gt_masks=BitMasks(masks))
+    gt.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    gt.gt_classes = torch.arange(len(boxes)) % 4
+    if crowd is not None:
+        gt.gt_iscrowd = torch.tensor(crowd)
+    return {"image": random_image(height, width), "instances": gt}
+
+
+BOXES = [[4, 4, 40, 50], [30, 10, 90, 60], [60, 2, 70, 9]]
+
+
+def gradients(model, inputs):
+    model.zero_grad()
+    losses = model.train()(inputs)
+    sum(losses.values()).backward()
+    return losses, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("smooth", [0.0, 0.1])
+def test_all_parameters_get_finite_gradients(smooth):
+    model = tiny_embedmask(MODEL__EMBEDMASK__LOSS_SMOOTH_WEIGHT=smooth)
+    for inputs in (
+        [training_input(BOXES), training_input([], 40, 30)],
+        [training_input([]), training_input([])],
+        [training_input([[0, 0, 64, 64]], 64, 64, crowd=[True])],
+        [training_input([[i % 60, i % 50, i % 60 + 9, i % 50 + 8] for i in range(500)])],
+    ):
+        losses, grads = gradients(model, inputs)
+        assert set(losses) == LOSSES | ({"loss_smooth"} if smooth else set())
+        assert all(loss.isfinite() for loss in losses.values())
+        for name, grad in grads.items():
+            assert grad is not None and grad.isfinite().all(), name
+    assert losses["loss_mask"] > 0
+
+
+def test_without_objects_only_the_class_loss_is_not_zero(model):
+    losses, _ = gradients(model, [training_input([])])
+    assert losses.pop("loss_cls") > 0 and not any(losses.values())
+
+
+def test_crowd_regions_are_not_used(model):
+    with_crowd = training_input([*BOXES, [10, 20, 50, 60]], crowd=[False] * 3 + [True])
+    expected = model.train()([training_input(BOXES)])
+    for name, loss in model([with_crowd]).items():
+        assert loss.item() == pytest.approx(expected[name].item(), rel=1e-6)
+
+
+def test_losses_of_a_batch_are_those_of_its_images(model):
+    """Sums over locations are divided by the positives of all images, masks by images."""
+    inputs = [training_input(BOXES), training_input(BOXES[:1])]
+    batch = model.train()(inputs)
+    single = [model([x]) for x in inputs]
+    mean = sum(losses["loss_mask"].item() for losses in single) / 2
+    assert batch["loss_mask"].item() == pytest.approx(mean, rel=1e-4)
+    for name in ("loss_cls", "loss_centerness", "loss_box_reg"):
+        low, high = sorted(losses[name].item() for losses in single)
+        assert low * (1 - 1e-4) <= batch[name].item() <= high * (1 + 1e-4)
+
+
+def test_smoothed_equals_the_loop():
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        q, m = torch.rand(2, 20, 3, generator=generator)
+        assigned = torch.randint(-1, 4, (20,), generator=generator)
+        ious = torch.rand(20, generator=generator)
+        best, has_location = best_locations(assigned, ious, 5)
+        mean_q, mean_m, distances = smoothed(q, m, assigned, ious, best, has_location)
+        expected = 0.0
+        for g in range(5):
+            own = [i for i in range(20) if assigned[i] == g]
+            own = [i for i in own if ious[i] > 0.5 or i == best[g]]
+            if own:
+                torch.testing.assert_close(mean_q[g], q[own].mean(dim=0))
+                torch.testing.assert_close(mean_m[g], m[own].mean(dim=0))
+                for x in (q, m):
+                    expected += (x[own] - x[own].mean(dim=0)).square().sum().item()
+        assert distances.item() == pytest.approx(expected, rel=1e-5)
+
+
+@torch.no_grad()
+def test_outputs_have_the_resolution_that_is_asked_for(model):
+    image = random_image(64, 96)
+    plain, large = model.eval()(
+        [{"image": image}, {"image": image.clone(), "height": 128, "width": 96}]
+    )
+    plain, large = plain["instances"], large["instances"]
+    assert plain.image_size == (64, 96) and large.image_size == (128, 96)
+    assert large.pred_masks.shape[1:] == (128, 96) and len(plain) == len(large) > 0
+    scaled = plain.pred_boxes.tensor * torch.tensor([1, 2, 1, 2])
+    torch.testing.assert_close(scaled, large.pred_boxes.tensor)
+    assert (plain.scores.diff() <= 0).all()
+
+
+@torch.no_grad()
+def test_bad_images_give_finite_detections(model):
+    for value in (torch.nan, torch.inf, 1e30):
+        image = random_image(64, 96)
+        image[:, 10, 10] = value
+        instances = model.eval()([{"image": image}])[0]["instances"]
+        assert instances.pred_boxes.tensor.isfinite().all() and instances.scores.isfinite().all()
+
+
+@torch.no_grad()
+def test_thresholds_and_limits():
+    image = [{"image": random_image(64, 96)}]
+    whole = tiny_embedmask().eval()(image)[0]["instances"]
+    median = whole.scores.median().item()
+    above = tiny_embedmask(MODEL__EMBEDMASK__SCORE_THRESH_TEST=median).eval()(image)[0]["instances"]
+    assert torch.equal(above.scores, whole.scores[whole.scores >= median])
+    few = tiny_embedmask(TEST__DETECTIONS_PER_IMAGE=3).eval()(image)[0]["instances"]
+    assert torch.equal(few.scores, whole.scores[:3])
+
+
+def test_wrong_inputs_and_configs_are_named(model):
+    wrong = training_input(BOXES)
+    wrong["instances"].gt_masks = PolygonMasks([[[0, 0, 9, 0, 9, 9]]] * 3)
+    for inputs, message in (
+        ([{"image": random_image(8, 8)}], "no ground truth"),
+        ([wrong], "set INPUT.MASK_FORMAT to 'bitmask'"),
+        ([{"image": torch.zeros(4, 8, 8)}], r"got \(4, 8, 8\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.train()(inputs)
+    for key, value, message in (
+        ("MODEL__MASK_ON", False, "EmbedMask always predicts masks"),
+        ("MODEL__EMBEDMASK__EMBED_DIM", 2, "EMBED_DIM is 2"),
+        (
+            "MODEL__EMBEDMASK__IN_FEATURES",
+            ["p3", "p9"],
+            r"EMBEDMASK.IN_FEATURES: no level \['p9'\]",
+        ),
+        ("MODEL__EMBEDMASK__SIZES_OF_INTEREST", [8], "has 1 values; 5 levels"),
+        ("MODEL__ANCHOR_GENERATOR__ASPECT_RATIOS", [[1.0, 2.0]], "one location a cell"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tiny_embedmask(**{key: value})
+
+
+def test_configs_have_the_published_architecture():
+    cfg = model_zoo.get_config("embedmask_R_50_FPN_1x", opts=["MODEL.DEVICE", "cpu"])
+    head = build_model(cfg).head
+    assert head.cls_score.bias[0].item() == pytest.approx(-4.59512, abs=1e-4)
+    assert head.proposal_margin_pred.bias[0].item() == pytest.approx(-1.7528, abs=1e-4)
+    assert copy.deepcopy(head.position_scale).scale.tolist() == [1]
