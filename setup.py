@@ -12,7 +12,7 @@ FOLDERS = {"yolact_d2.configs": "configs", "yolact_d2.demo": "demo", "yolact_d2.
 setup(
     name="yolact_d2",
     version=VERSION,
-    description="YOLACT and YOLACT++, real-time instance segmentation, for Detectron2",
+    description="YOLACT, YOLACT++ and EmbedMask, one-stage instance segmentation, for Detectron2",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train and evaluate YOLACT: the program yolact-train, without installing it."""
+"""Train and evaluate YOLACT or EmbedMask: the program yolact-train, without installing it."""
 
 from yolact_d2.engine.train_net import main
 

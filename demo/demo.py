@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--confidence-threshold", type=float,
-        help="default: 0.5, or the config's MODEL.YOLACT.SCORE_THRESH_TEST if that is above 0",
+        help="default: 0.5, or the config's SCORE_THRESH_TEST if that is above 0",
     )  # fmt: skip
     parser.add_argument(
         "--classes", nargs="+", metavar="NAME",

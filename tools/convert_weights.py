@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Convert a checkpoint of the authors' YOLACT code to this project's names, or back.
+"""Convert a checkpoint of the authors' YOLACT or EmbedMask code to this project's names, or back.
 
 The direction depends on the names in the file. Conversion is not needed for loading: MODEL.WEIGHTS
 accepts both.

@@ -1,4 +1,4 @@
-"""YOLACT for Detectron2. Importing it registers the models and the datasets."""
+"""YOLACT and EmbedMask for Detectron2. Importing it registers the models and the datasets."""
 
 from . import data, model_zoo, modeling  # noqa: F401
 from .config import add_yolact_config, load_config
