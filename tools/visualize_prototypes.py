@@ -24,6 +24,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from yolact_d2 import Predictor, load_config
+from yolact_d2.config import model_node
 from yolact_d2.data import read_image
 from yolact_d2.files import atomic_write
 from yolact_d2.inference import drawing_threshold
@@ -318,6 +319,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def build_predictor(args: argparse.Namespace) -> Predictor:
     cfg = load_config(args.config_file, args.opts)
+    if model_node(cfg) != "YOLACT":
+        raise ValueError(f"{args.config_file}: only YOLACT has prototypes")
     if not cfg.MODEL.WEIGHTS:
         raise ValueError("MODEL.WEIGHTS is empty: name a trained model, --opts MODEL.WEIGHTS FILE")
     threshold = drawing_threshold(cfg, args.confidence_threshold, default=0.3)

@@ -155,7 +155,7 @@ GOOD = "--input {0}/good.png --output {0}/out"
         ("--video-input {0}/a.mp4 --output {0}/out", "{0}/a.mp4: there is no such file"),
         (
             f"{GOOD} --config-file yolact",
-            "there is no config file and no model 'yolact'; the models are yolact_R_",
+            "there is no config file and no model 'yolact'; the models are embedmask_R_",
         ),
         (f"{GOOD} --opts MODEL.WEIGHTS", "odd length"),
         (f"{GOOD} --opts MODEL.WEIGHTS {{0}}/a.pth", "there is no file '{0}/a.pth'"),
