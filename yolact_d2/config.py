@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import detectron2
 import torch
@@ -194,14 +195,10 @@ def model_node(cfg: CN) -> str:
         ValueError: if MODEL.META_ARCHITECTURE is no model of this project.
     """
     name = cfg.MODEL.META_ARCHITECTURE
-    node = (
-        getattr(META_ARCH_REGISTRY.get(name), "config_node", None)
-        if name in META_ARCH_REGISTRY
-        else None
-    )
-    if node is None:
+    architecture: Any = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
+    if not hasattr(architecture, "config_node"):
         raise ValueError(f"MODEL.META_ARCHITECTURE is {name}, not YOLACT or EmbedMask")
-    return node
+    return architecture.config_node
 
 
 def _config_folder() -> Path:
@@ -213,7 +210,8 @@ def _config_folder() -> Path:
 
 def model_names() -> list[str]:
     """The names of this project's models: those of the files in configs/, without ".yaml"."""
-    return sorted(path.stem for path in _config_folder().glob("[!B]*.yaml"))
+    stems = (path.stem for path in _config_folder().glob("*.yaml"))
+    return sorted(stem for stem in stems if not stem.startswith("Base-"))
 
 
 def get_config_file(name: str) -> str:

@@ -29,23 +29,15 @@ class Architecture(NamedTuple):
     none of them belongs to "heads"."""
 
 
-def _yolact_calls(model: nn.Module) -> list[Call]:
+def _instance_detector_calls(model: nn.Module) -> list[Call]:
     return [
         Call("preprocess", model, "preprocess_image"),
         Call("backbone", model.backbone, "forward"),
         Call("masks", model, "inference_single_image"),
         Call("heads", model, "detect"),
-        Call("nms", model, "nms"),
-    ]
-
-
-def _embedmask_calls(model: nn.Module) -> list[Call]:
-    return [
-        Call("preprocess", model, "preprocess_image"),
-        Call("backbone", model.backbone, "forward"),
-        Call("masks", model, "inference_single_image"),
-        Call("heads", model, "detect"),
-        Call("nms", embedmask, "batched_nms"),
+        Call("nms", model, "nms")
+        if hasattr(model, "nms")
+        else Call("nms", embedmask, "batched_nms"),
     ]
 
 
@@ -71,8 +63,8 @@ def _retinanet_calls(model: nn.Module) -> list[Call]:
 
 
 ARCHITECTURES = {
-    "YOLACT": Architecture("MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST", _yolact_calls),
-    "EmbedMask": Architecture("MODEL.EMBEDMASK.CLASS_SCORE_THRESH_TEST", _embedmask_calls),
+    "YOLACT": Architecture("MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST", _instance_detector_calls),
+    "EmbedMask": Architecture("MODEL.EMBEDMASK.CLASS_SCORE_THRESH_TEST", _instance_detector_calls),
     "GeneralizedRCNN": Architecture("MODEL.ROI_HEADS.SCORE_THRESH_TEST", _rcnn_calls),
     "RetinaNet": Architecture("MODEL.RETINANET.SCORE_THRESH_TEST", _retinanet_calls),
 }

@@ -23,9 +23,11 @@ def _module_names() -> dict[str, str]:
         "rpn.head.centerness": "head.ctrness",
         "rpn.head.position_scale": "head.position_scale",
     }
-    for name in ("spatial_embed", "other_embed", "margin"):
-        names[f"rpn.head.proposal_{name}_pred"] = f"head.proposal_{name}_pred"
-        names[f"rpn.head.pixel_{name}_pred"] = f"head.pixel_{name}_pred"
+    for name in (
+        *("proposal_spatial_embed", "proposal_other_embed", "proposal_margin"),
+        *("pixel_spatial_embed", "pixel_other_embed"),
+    ):
+        names[f"rpn.head.{name}_pred"] = f"head.{name}_pred"
     for level in range(5):
         names[f"rpn.head.scales.{level}"] = f"head.scales.{level}"
         names[f"rpn.head.margin_scales.{level}"] = f"head.margin_scales.{level}"

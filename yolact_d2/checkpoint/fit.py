@@ -125,12 +125,13 @@ def describe(state_dict: StateDict) -> str:
     num_deformable = sum(key.endswith(".conv_offset_mask.weight") for key in ours)
     rescoring = any(key.startswith("mask_iou_head.") for key in ours)
     model = "YOLACT++" if num_deformable and rescoring else "YOLACT"
-    model = "EmbedMask" if is_embedmask(ours) else model
+    if is_embedmask(ours):
+        model = "EmbedMask"
     num_classes = _num_classes(ours)
     if num_classes is None:
         return f"an incomplete checkpoint of {model} with {backbone}"
     if is_embedmask(ours):
-        return f"EmbedMask with {backbone}, {num_classes} classes"
+        return f"{model} with {backbone}, {num_classes} classes"
     num_anchors = len(ours["head.bbox_pred.bias"]) // 4
     text = f"{model} with {backbone}, {num_classes} classes, {num_anchors} anchors a cell"
     if num_deformable:

@@ -55,7 +55,7 @@ def build_train_loader(cfg, mapper: Mapper | None = None) -> "TrainLoader":
         cfg,
         dataset=training_dicts(cfg),
         mapper=mapper or YOLACTDatasetMapper(cfg),
-        # All images get the same size, and the groups would be lost when a run is resumed.
+        # Groups would be lost when a run is resumed.
         aspect_ratio_grouping=False,
     )
     return TrainLoader(loader, cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())

@@ -90,7 +90,7 @@ def centerness(distances: Tensor) -> Tensor:
 def masks_at_stride_4(masks: Tensor, size: Sequence[int]) -> Tensor:
     """The cells of a grid that objects cover: those that a bilinear resize makes larger than 0.
 
-    That are the cells with a pixel of the object among the four in the middle of their 4 x 4.
+    These are the cells with a pixel of the object among the four in the middle of their 4 x 4.
 
     Args:
         masks: (G, H, W) bool.
