@@ -57,6 +57,7 @@ setup(
             "yolact-demo = yolact_d2.demo.demo:main",
             "yolact-convert-weights = yolact_d2.tools.convert_weights:main",
             "yolact-inspect-dataset = yolact_d2.tools.inspect_dataset:main",
+            "yolact-visualize-embeddings = yolact_d2.tools.visualize_embeddings:main",
             "yolact-visualize-predictions = yolact_d2.tools.visualize_predictions:main",
             "yolact-visualize-prototypes = yolact_d2.tools.visualize_prototypes:main",
         ]

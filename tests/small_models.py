@@ -1,7 +1,8 @@
-"""Small models: built, and in the words of the benchmark's command line."""
+"""Small models: built, in the words of the benchmark's command line, and inputs for them."""
 
 import torch
 from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances
 from plain import CONFIGS
 
 from yolact_d2 import load_config
@@ -86,3 +87,20 @@ def tiny_embedmask(config="embedmask_shapes", **opts):
             getattr(model.head, name).weight *= 20
         model.head.bbox_pred.bias += 3
     return model
+
+
+def random_image(height, width):
+    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(0)) * 255
+
+
+def training_input(boxes, height=64, width=96, crowd=None):
+    """A training input of EmbedMask: noise, and objects that fill their boxes (XYXY)."""
+    masks = torch.zeros(len(boxes), height, width, dtype=torch.bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes):
+        mask[y1:y2, x1:x2] = True
+    gt = Instances((height, width), gt_masks=BitMasks(masks))
+    gt.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    gt.gt_classes = torch.arange(len(boxes)) % 4
+    if crowd is not None:
+        gt.gt_iscrowd = torch.tensor(crowd)
+    return {"image": random_image(height, width), "instances": gt}

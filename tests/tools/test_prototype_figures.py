@@ -10,8 +10,8 @@ from tools.visualize_prototypes import (
     MaskParts,
     detection_figure,
     prototype_sheet,
-    save_figure,
 )
+from yolact_d2.inference.panels import save_figure
 from yolact_d2.modeling.yolact.masks import soft_masks
 
 IMAGE = np.full((10, 20, 3), 100, np.uint8)

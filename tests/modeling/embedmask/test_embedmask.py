@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
-from small_models import tiny_embedmask
+from detectron2.structures import PolygonMasks
+from small_models import random_image, tiny_embedmask, training_input
 
 from yolact_d2 import model_zoo
 from yolact_d2.modeling.embedmask.criterion import smoothed
@@ -16,23 +16,6 @@ LOSSES = {"loss_cls", "loss_box_reg", "loss_centerness", "loss_mask"}
 @pytest.fixture
 def model():
     return tiny_embedmask()
-
-
-def random_image(height, width):
-    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(0)) * 255
-
-
-def training_input(boxes, height=64, width=96, crowd=None):
-    """Noise, and objects that fill their boxes."""
-    masks = torch.zeros(len(boxes), height, width, dtype=torch.bool)
-    for mask, (x1, y1, x2, y2) in zip(masks, boxes):
-        mask[y1:y2, x1:x2] = True
-    gt = Instances((height, width), gt_masks=BitMasks(masks))
-    gt.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
-    gt.gt_classes = torch.arange(len(boxes)) % 4
-    if crowd is not None:
-        gt.gt_iscrowd = torch.tensor(crowd)
-    return {"image": random_image(height, width), "instances": gt}
 
 
 BOXES = [[4, 4, 40, 50], [30, 10, 90, 60], [60, 2, 70, 9]]

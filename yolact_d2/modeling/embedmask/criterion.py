@@ -1,3 +1,4 @@
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..instance_detector import clamp_finite, split_crowds
+from ..instance_detector import clamp_finite
 from .head import EmbedMaskPredictions
 from .losses import giou_loss, iou_plus_one, mask_losses
 from .targets import (
@@ -86,20 +87,19 @@ class EmbedMaskCriterion(nn.Module):
         self,
         points: Sequence[Tensor],
         predictions: EmbedMaskPredictions,
-        gt_instances: Sequence[Instances],
+        objects: Sequence[Instances],
     ) -> dict[str, Tensor]:
         """
         Args:
             points: (Li, 2) of each level, x and y, in pixels of the network input.
             predictions: of N images.
-            gt_instances: N `Instances` with `gt_boxes`, `gt_classes`, `gt_masks` and optionally
-                `gt_iscrowd`, in pixels of the network input. Crowd regions are not used.
+            objects: N `Instances` with `gt_boxes`, `gt_classes` and `gt_masks`, in pixels of the
+                network input, without crowd regions.
 
         Returns:
             the weighted losses. The number of positive locations and the sum of their centre-ness,
             by which the losses of locations are divided, are means over all processes.
         """
-        objects = [split_crowds(gt)[0] for gt in gt_instances]
         locations = self._locations(points)
         assigned = torch.stack(
             [
@@ -126,7 +126,7 @@ class EmbedMaskCriterion(nn.Module):
         sizes = self.sizes_of_interest
         for level, stride, low, high in zip(points, self.strides, sizes, sizes[1:]):
             strides.append(level.new_full((len(level),), stride))
-            ranges.append(level.new_tensor([low, high]).expand(len(level), 2))
+            ranges.append(torch.stack([torch.full_like(level[:, 0], x) for x in (low, high)], 1))
         return Locations(torch.cat(list(points)), torch.cat(strides), torch.cat(ranges))
 
     def _location_losses(
@@ -141,8 +141,8 @@ class EmbedMaskCriterion(nn.Module):
         labels = torch.full_like(assigned, num_classes)
         image, location = (assigned >= 0).nonzero(as_tuple=True)
         # Objects of all images in one list.
-        firsts = [0, *torch.tensor([len(x) for x in objects]).cumsum(0).tolist()][:-1]
-        index = assigned[image, location] + assigned.new_tensor(firsts)[image]
+        firsts = itertools.accumulate((len(x) for x in objects), initial=0)
+        index = torch.stack([x + first for x, first in zip(assigned, firsts)])[image, location]
         boxes = torch.cat([x.gt_boxes.tensor for x in objects])[index]
         labels[image, location] = torch.cat([x.gt_classes for x in objects])[index]
 
@@ -150,7 +150,7 @@ class EmbedMaskCriterion(nn.Module):
         targets = targets / locations.strides[location, None]
         target_centerness = centerness(targets)
         num_positives, sum_centerness = mean_over_processes(
-            torch.stack([target_centerness.new_tensor(len(location)), target_centerness.sum()])
+            torch.stack([torch.ones_like(target_centerness).sum(), target_centerness.sum()])
         )
         # Not fvcore's compiled one: its second call rounds otherwise than its first.
         loss_cls = sigmoid_focal_loss(

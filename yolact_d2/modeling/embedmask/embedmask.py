@@ -7,7 +7,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-from ..instance_detector import InstanceDetector, clamp_finite, output_size
+from ..instance_detector import InstanceDetector, clamp_finite, output_size, split_crowds
 from .criterion import EmbedMaskCriterion
 from .head import EmbedMaskHead, EmbedMaskPredictions
 from .masks import paste_masks
@@ -124,8 +124,8 @@ class EmbedMask(InstanceDetector):
         predictions = self.head(features, locations)
         with torch.autocast(self.device.type, enabled=False):
             if self.training:
-                gt_instances = [self.ground_truth(x) for x in batched_inputs]
-                return self.criterion(locations, predictions, gt_instances)
+                objects = [self.ground_truth(x) for x in batched_inputs]
+                return self.criterion(locations, predictions, objects)
             return [
                 {
                     "instances": self.inference_single_image(
@@ -147,6 +147,13 @@ class EmbedMask(InstanceDetector):
             padding_constraints=self.backbone.padding_constraints,
         )
         return ImageList(self.to_network_input(batch.tensor), batch.image_sizes)
+
+    def ground_truth(self, x: dict) -> Instances:
+        """The objects of a training input, without crowd regions, on the model's device."""
+        if "instances" in x:
+            # Before the move to a GPU, which the choice of some objects would wait for.
+            x = {**x, "instances": split_crowds(x["instances"])[0]}
+        return super().ground_truth(x)
 
     def inference_single_image(
         self,

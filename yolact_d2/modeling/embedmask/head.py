@@ -10,6 +10,8 @@ from detectron2.modeling.meta_arch.fcos import FCOSHead
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# The first dimensions of the embeddings, x and y.
+NUM_SPATIAL = 2
 # Coordinates enter the embeddings in units of this many pixels.
 _POSITION_UNIT = 100
 # Largest logarithm of a margin, so that margins and their gradients stay finite.
@@ -85,11 +87,11 @@ class EmbedMaskHead(FCOSHead):
         def prediction(channels: int) -> nn.Conv2d:
             return nn.Conv2d(conv_dims[-1], channels, kernel_size=3, padding=1)
 
-        self.proposal_spatial_embed_pred = prediction(2)
-        self.proposal_other_embed_pred = prediction(embed_dim - 2)
+        self.proposal_spatial_embed_pred = prediction(NUM_SPATIAL)
+        self.proposal_other_embed_pred = prediction(embed_dim - NUM_SPATIAL)
         self.proposal_margin_pred = prediction(embed_dim)
-        self.pixel_spatial_embed_pred = prediction(2)
-        self.pixel_other_embed_pred = prediction(embed_dim - 2)
+        self.pixel_spatial_embed_pred = prediction(NUM_SPATIAL)
+        self.pixel_other_embed_pred = prediction(embed_dim - NUM_SPATIAL)
         for name, module in self.named_children():
             if name == "mask_subnet" or name.startswith(("proposal_", "pixel_")):
                 for layer in module.modules():
@@ -126,8 +128,8 @@ class EmbedMaskHead(FCOSHead):
         ):
             cls_feature, box_feature = self.cls_subnet(feature), self.bbox_subnet(feature)
             margin = self.proposal_margin_pred(box_feature / 32).float()
-            spatial = margin_scale(margin[:, :2])
-            margin = torch.cat([spatial, margin[:, 2:]], dim=1).clamp(max=_MAX_LOG_MARGIN).exp()
+            spatial = margin_scale(margin[:, :NUM_SPATIAL])
+            margin = torch.cat([spatial, margin[:, NUM_SPATIAL:]], dim=1)
             embedding = self._embedding(
                 self.proposal_spatial_embed_pred(box_feature),
                 self.proposal_other_embed_pred(box_feature),
@@ -139,7 +141,7 @@ class EmbedMaskHead(FCOSHead):
                     scale(self.bbox_pred(box_feature).float()).relu(),
                     self.ctrness(box_feature).float(),
                     embedding,
-                    margin,
+                    margin.clamp(max=_MAX_LOG_MARGIN).exp(),
                 )
             )
         mask_feature = self.mask_subnet(features[0])

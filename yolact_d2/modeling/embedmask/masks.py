@@ -8,7 +8,7 @@ from torch import Tensor
 from ..masks import paste_windows
 from .losses import log_probability
 
-_STRIDE = 4  # pixels of the network input in a cell
+STRIDE = 4  # pixels of the network input in a cell
 # The log probability outside the window of a detection.
 _OUTSIDE = -10.0
 
@@ -16,7 +16,7 @@ _OUTSIDE = -10.0
 def windows(boxes: Tensor, grid_size: Sequence[int]) -> Tensor:
     """(N, 4) int64 XYXY ranges of the cells where the masks of boxes (N, 4) XYXY, in pixels of the
     network input, are computed; ends excluded."""
-    cells = (boxes / _STRIDE).long() + boxes.new_tensor([-2, -2, 2, 2]).long()
+    cells = (boxes / STRIDE).long() + boxes.new_tensor([-2, -2, 2, 2]).long()
     limits = boxes.new_tensor([*grid_size[::-1]] * 2).long()
     return cells.clamp(min=0).minimum(limits)
 
@@ -49,7 +49,7 @@ def paste_masks(
     grid = pixels.shape[1:]
     cells = windows(boxes, grid).tolist()
     # The height and width that the padded input has in the image.
-    resized = [-(-_STRIDE * g * s // i) for g, s, i in zip(grid, size, input_size)]
+    resized = [-(-STRIDE * g * s // i) for g, s, i in zip(grid, size, input_size)]
     parts = (
         log_probability(pixels[:, y1:y2, x1:x2], q[None], m[None])[0] - _OUTSIDE
         for q, m, (x1, y1, x2, y2) in zip(embeddings, margins, cells)

@@ -51,7 +51,8 @@ def assign_objects(
     in_mask = masks[:, rows, columns] & (x < width) & (y < height)
 
     areas = (boxes[:, 2:] - boxes[:, :2] + 1).prod(dim=1)
-    candidates = torch.where(inside & in_range & in_mask, areas[:, None], torch.inf)
+    is_candidate = inside & in_range & in_mask
+    candidates = areas[:, None].expand_as(is_candidate).masked_fill(~is_candidate, torch.inf)
     smallest, objects = candidates.min(dim=0)
     return objects.masked_fill(smallest.isinf(), -1)
 
@@ -76,7 +77,7 @@ def best_locations(assigned: Tensor, ious: Tensor, num_objects: int) -> tuple[Te
         (G,) locations, the first of equally good ones; (G,) bool, False for objects that have none.
     """
     is_own = assigned == torch.arange(num_objects, device=assigned.device)[:, None]
-    best = torch.where(is_own, ious, -1.0).argmax(dim=1)
+    best = ious.expand_as(is_own).masked_fill(~is_own, -1).argmax(dim=1)
     return best, is_own.any(dim=1)
 
 

@@ -1,0 +1,62 @@
+"""What makes the host wait for a GPU in a training step. It shows on a CPU: these operations need
+values of tensors, or copy values of the host to a tensor."""
+
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
+from detectron2.utils.events import EventStorage
+from small_models import tiny_embedmask, training_input
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_WAITING = {
+    "aten::_local_scalar_dense",
+    "aten::equal",
+    "aten::is_nonzero",
+    "aten::lift_fresh",  # a tensor of Python numbers
+    "aten::masked_select",
+    "aten::nonzero",
+}
+
+
+class Synchronizations(TorchDispatchMode):
+    """Counts operations that wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name().split(".")[0]
+        indices = args[1] if name in ("aten::index", "aten::index_put_") else ()
+        if name in _WAITING or any(x is not None and x.dtype == torch.bool for x in indices):
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def waiting_operations(model, inputs):
+    model.train()
+    with EventStorage(), Synchronizations() as seen:
+        sum(model(inputs).values()).backward()
+    return sorted(seen.names)
+
+
+def build_fcos(backbone):
+    """Detectron2's FCOS on a backbone of ours."""
+    shapes = [ShapeSpec(channels=64, stride=stride) for stride in (8, 16, 32, 64, 128)]
+    return FCOS(
+        backbone=backbone,
+        head=FCOSHead(input_shape=shapes, num_classes=4, conv_dims=[64, 64], norm="GN"),
+        head_in_features=["p3", "p4", "p5", "p6", "p7"],
+        num_classes=4,
+        pixel_mean=[0.0] * 3,
+        pixel_std=[1.0] * 3,
+    )
+
+
+def test_a_training_step_waits_no_more_often_than_fcos():
+    boxes = [[4, 4, 40, 50], [30, 10, 90, 60], [60, 2, 70, 9]]
+    inputs = [training_input(boxes), training_input([]), training_input(boxes[:2])]
+    model = tiny_embedmask()
+    ours, theirs = (waiting_operations(m, inputs) for m in (model, build_fcos(model.backbone)))
+    assert ours.count("aten::nonzero") == 1  # of the positive locations of all images
+    assert len(ours) <= 8 < len(theirs)
