@@ -12,6 +12,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils import comm
 from plain import CONFIGS, assert_equal
 from ranks import assert_success, run_children, run_ranks
+from small_models import tiny_embedmask
 
 from yolact_d2 import load_config
 from yolact_d2.data.shapes import generate_shapes, register_shapes
@@ -81,10 +82,10 @@ def step(model, forward, *batches):
     return gradients, model.state_dict()
 
 
-def step_of_two(folder):
+def step_of_two(folder, build):
     results = {}
     for case in CASES:
-        model = small_model(small_config())
+        model = build()
         parallel = create_ddp_model(model, broadcast_buffers=False, device_ids=None)
         if case == "skipped before":
             parallel(halves("fewer positives")[1 - comm.get_rank()])
@@ -92,25 +93,28 @@ def step_of_two(folder):
     torch.save(results, folder / f"{comm.get_rank()}.pth")
 
 
-def steps_of_one(folder):
+def steps_of_one(folder, build):
     in_turn, at_once = {}, {}
     for case in CASES:
         first, second = halves(case)
-        model = small_model(small_config())
+        model = build()
         in_turn[case] = step(model, model, first, second)
-        model = small_model(small_config())
+        model = build()
         at_once[case] = step(model, model, first + second)
     torch.save([in_turn, at_once], folder / "one.pth")
 
 
-@pytest.fixture(scope="module")
-def steps(tmp_path_factory):
+def take_steps(folder, build):
     """Results of both ranks, and of one process that sees the halves in turn, or all at once."""
-    folder = tmp_path_factory.mktemp("steps")
-    assert_success(run_ranks(folder, step_of_two, folder))
-    assert_success(run_children(folder, steps_of_one, (folder,)))
+    assert_success(run_ranks(folder, step_of_two, folder, build))
+    assert_success(run_children(folder, steps_of_one, (folder, build)))
     ranks = [torch.load(folder / f"{rank}.pth", weights_only=True) for rank in range(2)]
     return ranks, *torch.load(folder / "one.pth", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    return take_steps(tmp_path_factory.mktemp("steps"), lambda: small_model(small_config()))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -140,6 +144,15 @@ def test_two_processes_equal_one_with_all_images_if_both_have_as_many_positives(
     # Otherwise not, because each process divides by the number of its own positives.
     case = "fewer positives"
     assert largest_difference(first[case][0], at_once[case][0]) > 0.1
+
+
+def test_embedmask_in_two_processes_equals_one_with_all_images(tmp_path):
+    """However many positives each has, because both divide by the mean number."""
+    (first, second), _, at_once = take_steps(tmp_path, tiny_embedmask)
+    for case in CASES:
+        assert_equal(first[case], second[case])
+        assert largest_difference(first[case][0], at_once[case][0]) < 1e-5  # float32
+        assert sum(gradient.any() for gradient in first[case][0].values()) > 20
 
 
 def evaluate(datasets, folder):
