@@ -18,6 +18,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.visualizer import Visualizer
 
 from yolact_d2 import load_config
+from yolact_d2.config import model_node
 from yolact_d2.data.coco_json import class_numbers, read_coco, to_dataset_dicts
 from yolact_d2.data.dataset_mapper import YOLACTDatasetMapper
 from yolact_d2.data.inspection import format_issues, inspect_dataset, write_issues
@@ -80,7 +81,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", required=True, help="the COCO JSON")
     parser.add_argument("--images", required=True, help="folder of its images")
     parser.add_argument(
-        "--image-sizes", type=int, nargs="+", default=[400, 550, 700], help="INPUT.IMAGE_SIZE"
+        "--image-sizes",
+        type=int,
+        nargs="+",
+        default=[400, 550, 700],
+        help="values of INPUT.IMAGE_SIZE, which YOLACT has",
     )
     parser.add_argument("--defects-json", help="also write the issues to this file")
     parser.add_argument(
@@ -134,7 +139,7 @@ def main() -> int:
     found = inspect_dataset(coco, args.images, show_progress=True)
     statistics = format_statistics(
         *(found.images, found.annotations, found.categories),
-        args.image_sizes,
+        args.image_sizes if model_node(cfg) == "YOLACT" else (),
         cfg.INPUT.MIN_BOX_SIZE,
     )
     print(statistics, format_issues(found.issues), sep="\n\n")

@@ -108,6 +108,9 @@ def test_data_without_objects_to_train_on_is_refused(cfg, shapes, tmp_path):
         use_coco_datasets(cfg, changed_json(shapes, tmp_path, change), None)
         with pytest.raises(ValueError, match=message):
             build_train_loader(cfg)
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.EMBEDMASK.NUM_CLASSES = "EmbedMask", 4
+    with pytest.raises(ValueError, match="at most 1 pixel wide or high. Are the coordinates"):
+        build_train_loader(cfg)
 
 
 def test_images_without_usable_annotations_are_left_out(cfg, shapes, tmp_path):

@@ -44,6 +44,8 @@ def test_report_by_hand():
     report = format_statistics(IMAGES, ANNOTATIONS, CATEGORIES, [100, 200], 4.0)
     rows = [line.split() for line in report.splitlines() if line]
     assert rows == [line.split() for line in REPORT.splitlines() if line]
+    without_sizes = format_statistics(IMAGES, ANNOTATIONS, CATEGORIES, (), 4.0)
+    assert "lost" not in without_sizes and without_sizes.split()[-4:] == ["all", "2", "4", "1"]
     nothing = format_statistics([], [], [], [550], 4.0)
     assert "0 images" in nothing and "0 objects" in nothing
 

@@ -51,6 +51,19 @@ def test_statistics_and_samples(shapes, coco, tmp_path):
         assert drawing.shape == (96, 96, 3) and drawing.std() > 10
 
 
+def test_samples_of_embedmask_keep_their_aspect_ratio(shapes, tmp_path):
+    done = run(
+        "--json", shapes / "annotations" / "instances_train.json", "--images", shapes / "train",
+        "--samples", 2, "--output", tmp_path, "--config-file", "embedmask_shapes",
+        "--opts", "INPUT.MIN_SIZE_TRAIN", "(96,)",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "No issues." in done.stdout and "lost" not in done.stdout
+    for name in os.listdir(tmp_path):
+        drawing = cv2.imread(str(tmp_path / name))
+        assert min(drawing.shape[:2]) == 96 and drawing.std() > 10
+
+
 def test_issues_are_printed_and_written(shapes, coco, tmp_path):
     (tmp_path / "images").mkdir()
     for image in coco["images"][:3]:

@@ -19,6 +19,7 @@ from detectron2.data.build import (
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..config import model_node
 from .annotations import xyxy
 from .checks import usable_training_dicts
 from .coco_dataset import make_readable
@@ -82,17 +83,15 @@ def training_dicts(cfg) -> list[dict[str, Any]]:
         dicts = filter_images_with_only_crowd_annotations(dicts)
     if not dicts:
         raise ValueError(f"DATASETS.TRAIN, {names}, has no objects to train on")
-    if _all_too_small(dicts, cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_BOX_SIZE):
-        raise ValueError(
-            f"DATASETS.TRAIN, {names}: at INPUT.IMAGE_SIZE {cfg.INPUT.IMAGE_SIZE} every object is "
-            f"at most INPUT.MIN_BOX_SIZE, {cfg.INPUT.MIN_BOX_SIZE:g} pixels, wide or high. Are the "
-            "coordinates in pixels?"
-        )
+    _check_object_sizes(dicts, cfg)
     return dicts
 
 
-def _all_too_small(dicts: list[dict[str, Any]], input_size: int, min_box_size: float) -> bool:
-    """Whether there are objects, and all of them are too small to be trained on."""
+def _check_object_sizes(dicts: list[dict[str, Any]], cfg) -> None:
+    """
+    Raises:
+        ValueError: if there are objects, and all of them are too small to be trained on.
+    """
     objects = [
         (*xyxy(annotation), *(recorded_size(x) or (1, 1)))
         for x in dicts
@@ -100,8 +99,18 @@ def _all_too_small(dicts: list[dict[str, Any]], input_size: int, min_box_size: f
         if not annotation.get("iscrowd", 0)
     ]
     values = np.array(objects, dtype=np.float64).reshape(-1, 6)
-    small = too_small(values[:, 2:4] - values[:, :2], values[:, 4:], input_size, min_box_size)
-    return bool(objects) and bool(small.all())
+    sizes, image_sizes = values[:, 2:4] - values[:, :2], values[:, 4:]
+    if model_node(cfg) == "YOLACT":
+        side, least = cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_BOX_SIZE
+        small = too_small(sizes, image_sizes, side, least)
+        limit = f"INPUT.MIN_BOX_SIZE, {least:g} pixels at INPUT.IMAGE_SIZE {side},"
+    else:
+        small, limit = (sizes <= 1).any(axis=1), "1 pixel"
+    if objects and small.all():
+        raise ValueError(
+            f"DATASETS.TRAIN, {cfg.DATASETS.TRAIN}: every object is at most {limit} wide or high. "
+            "Are the coordinates in pixels?"
+        )
 
 
 class TrainLoader:

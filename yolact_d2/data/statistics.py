@@ -50,6 +50,8 @@ def format_statistics(
     object_sizes, areas = sizes[is_object], sizes[is_object].prod(axis=1)
     num_empty = len(images) - len(np.unique(image))
 
+    lost_at = "lost at S: not more than INPUT.MIN_BOX_SIZE wide or high in the S x S input"
+
     lines = [
         f"{len(images)} images, {num_empty} of them without annotations, which training leaves out",
         f"{is_object.sum()} objects and {(~is_object).sum()} crowd regions of {len(categories)} "
@@ -64,7 +66,7 @@ def format_statistics(
         f"boxes smaller than {_SMALL} x {_SMALL} px: {(areas < _SMALL**2).sum()}, larger than "
         f"{_LARGE} x {_LARGE} px: {(areas > _LARGE**2).sum()}",
         "",
-        "lost at S: not more than INPUT.MIN_BOX_SIZE wide or high in the S x S input",
+        *([lost_at] if input_sizes else []),
         f"{'class':24}{'id':>8}{'images':>8}{'objects':>8}{'crowds':>8}"
         + "".join(f"{f'lost {size}':>10}" for size in input_sizes),
     ]
