@@ -105,7 +105,7 @@ def _check_object_sizes(dicts: list[dict[str, Any]], cfg) -> None:
         small = too_small(sizes, image_sizes, side, least)
         limit = f"INPUT.MIN_BOX_SIZE, {least:g} pixels at INPUT.IMAGE_SIZE {side},"
     else:
-        small, limit = (sizes <= 1).any(axis=1), "1 pixel"
+        small, limit = sizes.min(axis=1) <= 1, "1 pixel"
     if objects and small.all():
         raise ValueError(
             f"DATASETS.TRAIN, {cfg.DATASETS.TRAIN}: every object is at most {limit} wide or high. "

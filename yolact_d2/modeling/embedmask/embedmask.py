@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..instance_detector import InstanceDetector, clamp_finite, output_size, split_crowds
 from .criterion import EmbedMaskCriterion
 from .head import EmbedMaskHead, EmbedMaskPredictions
-from .masks import paste_masks
+from .masks import MIN_THRESHOLD, paste_masks
 
 
 @META_ARCH_REGISTRY.register()
@@ -88,6 +88,11 @@ class EmbedMask(InstanceDetector):
                 "have one value for each level"
             )
         node = cfg.MODEL.EMBEDMASK
+        if not MIN_THRESHOLD <= node.MASK_THRESH_TEST < 1:
+            raise ValueError(
+                f"MODEL.EMBEDMASK.MASK_THRESH_TEST is {node.MASK_THRESH_TEST}, not in "
+                f"{MIN_THRESHOLD}..1"
+            )
         return {
             **shared,
             "head": EmbedMaskHead(cfg, feature_shapes),

@@ -11,6 +11,8 @@ from .losses import log_probability
 STRIDE = 4  # pixels of the network input in a cell
 # The log probability outside the window of a detection.
 _OUTSIDE = -10.0
+# Below exp(-5) pixels beyond the window could exceed the threshold, which paste_windows leaves out.
+MIN_THRESHOLD = 0.007
 
 
 def windows(boxes: Tensor, grid_size: Sequence[int]) -> Tensor:
@@ -41,7 +43,7 @@ def paste_masks(
         boxes: (N, 4) XYXY, in pixels of the network input.
         input_size: (height, width) of the network input without padding.
         size: (height, width) of the result, in pixels.
-        threshold: of the probability.
+        threshold: of the probability, at least `MIN_THRESHOLD`.
 
     Returns:
         (N, height, width) bool.
