@@ -24,7 +24,7 @@ returns :class:`Detections`. A function may ignore arguments that its method doe
 
 
 class Detections(NamedTuple):
-    """The chosen (box, class) pairs, in descending order of their scores."""
+    """The D chosen (box, class) pairs, in descending order of their scores."""
 
     indices: Tensor
     """(D,) indices of the boxes."""
@@ -79,6 +79,34 @@ def fast_nms_keep(boxes: Tensor, iou_thresh: float) -> Tensor:
     return ~(iou_with_better > iou_thresh).any(dim=-2)
 
 
+def fast_nms_of_batch(
+    boxes: Tensor, scores: Tensor, *, iou_thresh: float, topk: int, max_detections: int
+) -> Detections:
+    """Fast NMS within each class, for N images with as many boxes: all shapes are known beforehand.
+
+    Args:
+        boxes: (N, A, 4) XYXY.
+        scores: (N, A, C). Pairs with a score below 0 suppress nothing.
+
+    Returns:
+        :class:`Detections` of shape (N, D) with D = `max_detections`, or the number of all pairs.
+        Those that an image lacks come last and have the score -1.
+    """
+    num_classes = scores.shape[2]
+    class_scores, order = scores.transpose(1, 2).topk(min(topk, boxes.shape[1]), dim=2)
+    ranks = order.shape[2]
+    sorted_boxes = boxes.gather(1, order.flatten(1)[..., None].expand(-1, -1, 4))
+    sorted_boxes = sorted_boxes.unflatten(1, (num_classes, ranks))
+    # On a CPU some classes at a time; an exported graph has all of them in one node.
+    whole = boxes.device.type != "cpu" or torch.compiler.is_exporting()
+    parts = sorted_boxes.split(num_classes if whole else _MAX_CPU_CLASSES, dim=1)
+    keep = torch.cat([fast_nms_keep(part, iou_thresh) for part in parts], dim=1)
+
+    ranked = class_scores.masked_fill(~keep, -1).flatten(1)
+    best, flat = ranked.topk(min(max_detections, ranked.shape[1]), dim=1)
+    return Detections(order.flatten(1).gather(1, flat), flat // ranks, best)
+
+
 @NMS_REGISTRY.register()
 def fast_nms(
     boxes: Tensor,
@@ -94,16 +122,11 @@ def fast_nms(
     Ignores `score_thresh`: as in the authors' code, a box may be a detection of any class with any
     score if its best class score exceeds the threshold (worth 0.2 mAP according to them).
     """
-    num_boxes, num_classes = scores.shape
-    class_scores, order = scores.t().topk(min(topk, num_boxes), dim=1)
-    chunk = _MAX_CPU_CLASSES if boxes.device.type == "cpu" else num_classes
-    keep = torch.cat([fast_nms_keep(part, iou_thresh) for part in boxes[order].split(chunk)])
-
-    ranked = class_scores.masked_fill(~keep, -1).flatten()
-    best, flat = ranked.topk(min(max_detections, ranked.numel()))
-    flat = flat[best >= 0]
-    classes = torch.arange(num_classes, device=scores.device)[:, None].expand_as(order)
-    return Detections(order.flatten()[flat], classes.flatten()[flat], ranked[flat])
+    indices, classes, scores = fast_nms_of_batch(
+        boxes[None], scores[None], iou_thresh=iou_thresh, topk=topk, max_detections=max_detections
+    )
+    found = scores[0] >= 0
+    return Detections(indices[0, found], classes[0, found], scores[0, found])
 
 
 @NMS_REGISTRY.register()
