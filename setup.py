@@ -27,7 +27,7 @@ setup(
         "Topic :: Scientific/Engineering :: Image Recognition",
         "Typing :: Typed",
     ],
-    packages=[*find_packages(include=("yolact_d2", "yolact_d2.*")), *FOLDERS],
+    packages=[*find_packages(include=("yolact_d2", "yolact_d2.*", "yolact_runtime")), *FOLDERS],
     package_dir=FOLDERS,
     package_data={"yolact_d2": ["py.typed"], "yolact_d2.configs": ["*.yaml"]},
     python_requires=">=3.10",
@@ -48,7 +48,10 @@ setup(
     ],
     extras_require={
         "safetensors": ["safetensors"],
-        "test": ["hypothesis", "pytest", "safetensors"],
+        "onnx": ["onnx", "onnxscript", "onnxruntime"],
+        "openvino": ["onnx", "onnxscript", "openvino"],
+        "int8": ["nncf"],
+        "test": ["hypothesis", "pytest", "safetensors", "onnx", "onnxscript", "onnxruntime"],
         "dev": ["mypy~=2.4", "ruff~=0.17.0"],
     },
     entry_points={

@@ -31,12 +31,22 @@ class InstanceDetector(DenseDetector):
         backbone: nn.Module,
         head: nn.Module,
         head_in_features: Sequence[str],
+        anchor_generator: nn.Module,
+        criterion: nn.Module,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        test_score_thresh: float,
+        max_detections_per_image: int,
+        input_format: str,
     ):
         super().__init__(
             backbone, head, list(head_in_features), pixel_mean=pixel_mean, pixel_std=pixel_std
         )
+        self.anchor_generator = anchor_generator
+        self.criterion = criterion
+        self.test_score_thresh = test_score_thresh
+        self.max_detections_per_image = max_detections_per_image
+        self.input_format = input_format
         # Checkpoints of the authors' code load under their own names.
         self.register_load_state_dict_pre_hook(_translate_names)
 
@@ -90,6 +100,7 @@ class InstanceDetector(DenseDetector):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "test_score_thresh": node.SCORE_THRESH_TEST,
             "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "input_format": cfg.INPUT.FORMAT,
         }
 
     def image_to_device(self, x: dict) -> Tensor:

@@ -169,8 +169,6 @@ def test_masks_use_the_margin():
 
 
 def test_clip_boxes_clips_each_corner_on_its_own_side_only():
-    boxes = torch.tensor(
-        [[20, 20, 100, 75], [-20, -20, 300, 125], [220, 20, 300, 75], [20, -50, 100, -25]]
-    )
-    expected = [[20, 20, 100, 75], [0, 0, 200, 100], [220, 20, 200, 75], [20, 0, 100, -25]]
-    assert clip_boxes(boxes, (100, 200)).tolist() == expected
+    boxes = [[0.1, 0.2, 0.5, 0.75], [-0.1, -0.2, 1.5, 1.25], [1.1, 0.2, 1.5, 0.75]]
+    expected = [[0.1, 0.2, 0.5, 0.75], [0, 0, 1, 1], [1.1, 0.2, 1, 0.75]]
+    assert torch.equal(clip_boxes(torch.tensor(boxes)), torch.tensor(expected))

@@ -42,6 +42,7 @@ class EmbedMask(InstanceDetector):
         test_mask_thresh: float = 0.53,
         test_score_thresh: float = 0.0,
         max_detections_per_image: int = 100,
+        input_format: str = "BGR",
     ):
         """
         Args:
@@ -58,24 +59,26 @@ class EmbedMask(InstanceDetector):
             test_mask_thresh: probability above which a pixel belongs to a mask.
             test_score_thresh: detections with a lower score are dropped after NMS.
             max_detections_per_image: number of best detections to keep.
+            input_format: INPUT.FORMAT, the order of the channels of images.
         """
         super().__init__(
             backbone=backbone,
             head=head,
             head_in_features=head_in_features,
+            anchor_generator=anchor_generator,
+            criterion=criterion,
             pixel_mean=pixel_mean,
             pixel_std=pixel_std,
+            test_score_thresh=test_score_thresh,
+            max_detections_per_image=max_detections_per_image,
+            input_format=input_format,
         )
-        self.anchor_generator = anchor_generator
-        self.criterion = criterion
         shapes = backbone.output_shape()
         self.strides = [shapes[name].stride for name in head_in_features]
         self.test_class_score_thresh = test_class_score_thresh
         self.test_topk_candidates = test_topk_candidates
         self.test_nms_thresh = test_nms_thresh
         self.test_mask_thresh = test_mask_thresh
-        self.test_score_thresh = test_score_thresh
-        self.max_detections_per_image = max_detections_per_image
 
     @classmethod
     def from_config(cls, cfg):
@@ -207,29 +210,75 @@ class EmbedMask(InstanceDetector):
             boxes (D, 4) XYXY, in pixels of the network input; scores (D,) in descending order;
             classes (D,); indices (D,) of the locations.
         """
-        class_scores = predictions.logits.sigmoid()
-        centerness = predictions.centerness.sigmoid().nan_to_num(nan=0.0)
-        candidates = []
-        first = 0
-        for level in locations:
-            here = class_scores[first : first + len(level)]
-            location, classes = (here > self.test_class_score_thresh).nonzero(as_tuple=True)
-            scores = here[location, classes] * centerness[first + location]
-            scores, best = scores.topk(min(self.test_topk_candidates, len(scores)))
-            candidates.append((scores, first + location[best], classes[best]))
-            first += len(level)
-        scores, location, classes = (torch.cat(x) for x in zip(*candidates))
-
-        strides = [x.new_full((len(x), 1), s) for x, s in zip(locations, self.strides)]
-        points, offsets = torch.cat(locations)[location], clamp_finite(predictions.distances)
-        offsets = offsets[location] * torch.cat(strides)[location]
-        boxes = torch.cat([points - offsets[:, :2], points + offsets[:, 2:]], dim=1)
-        height, width = input_size
-        limits = boxes.new_tensor([width - 1, height - 1, width - 1, height - 1])
-        boxes = boxes.clamp(min=0).minimum(limits)
-        # The authors' NMS counts pixels: sides are x2 - x1 + 1.
-        counted = boxes + boxes.new_tensor([0, 0, 1, 1])
-        kept = batched_nms(counted, scores, classes, self.test_nms_thresh)
+        scores, location, classes = self.choose_candidates(locations, predictions)
+        found = scores >= 0
+        scores, location, classes = scores[found], location[found], classes[found]
+        boxes = self.decode(locations, predictions.distances, location, input_size)
+        kept = batched_nms(counting_pixels(boxes), scores, classes, self.test_nms_thresh)
         kept = kept[: self.max_detections_per_image]
         kept = kept[: int((scores[kept] >= self.test_score_thresh).sum())]
         return boxes[kept], scores[kept], classes[kept], location[kept]
+
+    def choose_candidates(
+        self, locations: list[Tensor], predictions: EmbedMaskPredictions
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The best pairs of location and class of each level.
+
+        Args:
+            locations, predictions: see :meth:`inference_single_image`.
+
+        Returns:
+            scores (K,), indices (K,) of the locations and classes (K,). K depends on the number of
+            locations alone. Scores are -1 where a level has fewer candidates.
+        """
+        class_scores = predictions.logits.sigmoid()
+        scores = class_scores * predictions.centerness.sigmoid().nan_to_num(nan=0.0)[:, None]
+        scores = scores.masked_fill(~(class_scores > self.test_class_score_thresh), -1)
+        num_classes = scores.shape[1]
+        best, pairs = [], []
+        first = 0
+        for level in locations:
+            here = scores[first : first + len(level)].flatten()
+            level_scores, index = here.topk(min(self.test_topk_candidates, len(here)))
+            best.append(level_scores)
+            pairs.append(first * num_classes + index)
+            first += len(level)
+        pair = torch.cat(pairs)
+        return torch.cat(best), pair // num_classes, pair % num_classes
+
+    def decode(
+        self,
+        locations: list[Tensor],
+        distances: Tensor,
+        chosen: Tensor,
+        input_size: tuple[int, int],
+    ) -> Tensor:
+        """The boxes of some locations, clipped.
+
+        Args:
+            distances: (L, 4), of the head.
+            chosen: (K,) indices of the locations.
+
+        Returns:
+            (K, 4) XYXY, in pixels of the network input.
+        """
+        strides = [x.new_full((len(x), 1), s) for x, s in zip(locations, self.strides)]
+        offsets = clamp_finite(distances)[chosen] * torch.cat(strides)[chosen]
+        points = torch.cat(locations)[chosen]
+        height, width = input_size
+        x1, y1 = (points - offsets[:, :2]).unbind(dim=1)
+        x2, y2 = (points + offsets[:, 2:]).unbind(dim=1)
+        return torch.stack(
+            [
+                x1.clamp(0, width - 1),
+                y1.clamp(0, height - 1),
+                x2.clamp(0, width - 1),
+                y2.clamp(0, height - 1),
+            ],
+            dim=1,
+        )
+
+
+def counting_pixels(boxes: Tensor) -> Tensor:
+    """Boxes (K, 4) XYXY for the authors' NMS, in which sides are x2 - x1 + 1."""
+    return torch.cat([boxes[:, :2], boxes[:, 2:] + 1], dim=1)

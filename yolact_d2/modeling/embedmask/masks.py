@@ -10,7 +10,7 @@ from .losses import log_probability
 
 STRIDE = 4  # pixels of the network input in a cell
 # The log probability outside the window of a detection.
-_OUTSIDE = -10.0
+OUTSIDE = -10.0
 # Below exp(-5) pixels beyond the window could exceed the threshold, which paste_windows leaves out.
 MIN_THRESHOLD = 0.007
 
@@ -53,9 +53,9 @@ def paste_masks(
     # The height and width that the padded input has in the image.
     resized = [-(-STRIDE * g * s // i) for g, s, i in zip(grid, size, input_size)]
     parts = (
-        log_probability(pixels[:, y1:y2, x1:x2], q[None], m[None])[0] - _OUTSIDE
+        log_probability(pixels[:, y1:y2, x1:x2], q[None], m[None])[0] - OUTSIDE
         for q, m, (x1, y1, x2, y2) in zip(embeddings, margins, cells)
     )
     return paste_windows(
-        parts, cells, grid, resized, size, math.log(threshold) - _OUTSIDE, pixels.device
+        parts, cells, grid, resized, size, math.log(threshold) - OUTSIDE, pixels.device
     )

@@ -12,13 +12,13 @@ def assemble_masks(prototypes: Tensor, coefficients: Tensor) -> Tensor:
     """Linear combinations of the prototypes (arXiv 1904.02689, equation 1, without the sigmoid).
 
     Args:
-        prototypes: (k, h, w).
-        coefficients: (N, k).
+        prototypes: (..., k, h, w); leading dimensions are images.
+        coefficients: (..., N, k).
 
     Returns:
-        (N, h, w) mask logits.
+        (..., N, h, w) mask logits.
     """
-    return (coefficients @ prototypes.flatten(1)).view(-1, *prototypes.shape[1:])
+    return (coefficients @ prototypes.flatten(-2)).unflatten(-1, prototypes.shape[-2:])
 
 
 def inside_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
@@ -28,60 +28,55 @@ def inside_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
     rows.
 
     Args:
-        boxes: (N, 4) XYXY, in grid cells.
+        boxes: (..., 4) XYXY, in grid cells.
         height, width: of the grid.
 
     Returns:
-        (N, height, width) bool.
+        (..., height, width) bool.
     """
-    x1, y1, x2, y2 = boxes[:, :, None].unbind(dim=1)
+    x1, y1, x2, y2 = boxes[..., None].unbind(dim=-2)
     columns = torch.arange(width, device=boxes.device)
     rows = torch.arange(height, device=boxes.device)
     in_columns = (columns >= x1 - 1) & (columns < x2 + 1)
     in_rows = (rows >= y1 - 1) & (rows < y2 + 1)
-    return in_rows[:, :, None] & in_columns[:, None, :]
+    return in_rows[..., :, None] & in_columns[..., None, :]
 
 
 def soft_masks(prototypes: Tensor, coefficients: Tensor, boxes: Tensor) -> Tensor:
     """Masks cropped to their boxes, not thresholded.
 
     Args:
-        prototypes: (k, h, w).
-        coefficients: (N, k).
-        boxes: (N, 4) XYXY, in grid cells.
+        prototypes: (..., k, h, w); leading dimensions are images.
+        coefficients: (..., N, k).
+        boxes: (..., N, 4) XYXY, in grid cells.
 
     Returns:
-        (N, h, w) in 0..1, zero outside the boxes, see :func:`inside_boxes`.
+        (..., N, h, w) in 0..1, zero outside the boxes, see :func:`inside_boxes`.
     """
-    inside = inside_boxes(boxes, *prototypes.shape[1:])
+    inside = inside_boxes(boxes, *prototypes.shape[-2:])
     return assemble_masks(prototypes, coefficients).sigmoid() * inside
 
 
 def scale_boxes(boxes: Tensor, size: Sequence[int]) -> Tensor:
-    """(N, 4) boxes relative to the image -> boxes in pixels or cells of a (height, width) grid."""
-    scaled = boxes.clone()
-    scaled[:, 0::2] *= size[1]
-    scaled[:, 1::2] *= size[0]
-    return scaled
+    """Boxes (..., 4) relative to the image -> in pixels or cells of a (height, width) grid."""
+    height, width = size
+    x1, y1, x2, y2 = boxes.unbind(dim=-1)
+    return torch.stack([x1 * width, y1 * height, x2 * width, y2 * height], dim=-1)
 
 
-def clip_boxes(boxes: Tensor, size: Sequence[int]) -> Tensor:
-    """Clip top left corners to at least 0, bottom right corners to at most the image size.
+def clip_boxes(boxes: Tensor) -> Tensor:
+    """Clip top left corners to at least 0, bottom right corners to at most 1.
 
     As in the authors' ``sanitize_coordinates``, and unlike in :meth:`Boxes.clip`, the other corner
     of a box outside the image stays there, so that x1 > x2 or y1 > y2.
 
     Args:
-        boxes: (N, 4) XYXY, in pixels.
-        size: (height, width), in pixels.
+        boxes: (..., 4) XYXY, relative to the image.
 
     Returns:
-        (N, 4) XYXY, in pixels.
+        (..., 4)
     """
-    height, width = size
-    x1, y1, x2, y2 = boxes.unbind(dim=1)
-    clipped = [x1.clamp(min=0), y1.clamp(min=0), x2.clamp(max=width), y2.clamp(max=height)]
-    return torch.stack(clipped, dim=1)
+    return torch.cat([boxes[..., :2].clamp(min=0), boxes[..., 2:].clamp(max=1)], dim=-1)
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: Sequence[int]) -> Tensor:

@@ -59,6 +59,7 @@ class YOLACT(InstanceDetector):
         test_topk_candidates: int = 200,
         test_score_thresh: float = 0.0,
         max_detections_per_image: int = 100,
+        input_format: str = "BGR",
         drop_empty_boxes: bool = True,
     ):
         """
@@ -80,6 +81,7 @@ class YOLACT(InstanceDetector):
             test_topk_candidates: number of best boxes of each class that enter NMS.
             test_score_thresh: detections with a lower score are dropped after NMS.
             max_detections_per_image: number of best detections to keep.
+            input_format: INPUT.FORMAT, the order of the channels of images.
             drop_empty_boxes: drop detections of which no part is inside the image. The authors'
                 code keeps them, with boxes whose corners are in the wrong order.
         """
@@ -87,14 +89,17 @@ class YOLACT(InstanceDetector):
             backbone=backbone,
             head=head,
             head_in_features=head_in_features,
+            anchor_generator=anchor_generator,
+            criterion=criterion,
             pixel_mean=pixel_mean,
             pixel_std=pixel_std,
+            test_score_thresh=test_score_thresh,
+            max_detections_per_image=max_detections_per_image,
+            input_format=input_format,
         )
         self.protonet = protonet
         self.mask_iou_head = mask_iou_head
-        self.anchor_generator = anchor_generator
         self.box2box_transform = box2box_transform
-        self.criterion = criterion
         self.image_size = image_size
 
         # Semantic segmentation of the finest level, an auxiliary loss in training only.
@@ -106,8 +111,6 @@ class YOLACT(InstanceDetector):
         self.test_anchor_score_thresh = test_anchor_score_thresh
         self.test_nms_thresh = test_nms_thresh
         self.test_topk_candidates = test_topk_candidates
-        self.test_score_thresh = test_score_thresh
-        self.max_detections_per_image = max_detections_per_image
         self.drop_empty_boxes = drop_empty_boxes
 
     @classmethod
@@ -257,7 +260,7 @@ class YOLACT(InstanceDetector):
         masks = soft_masks(clamp_finite(prototypes), coefficients, grid_boxes)
 
         result = Instances(output_size)
-        result.pred_boxes = Boxes(clip_boxes(scale_boxes(boxes, output_size), output_size))
+        result.pred_boxes = Boxes(scale_boxes(clip_boxes(boxes), output_size))
         result.scores = scores
         result.pred_classes = classes
         if self.mask_iou_head is not None:
@@ -281,15 +284,9 @@ class YOLACT(InstanceDetector):
         """
         scores = predictions.logits.softmax(dim=-1)[:, :-1]
         candidates = (scores.amax(dim=1) > self.test_anchor_score_thresh).nonzero().squeeze(1)
-        boxes = self.box2box_transform.apply_deltas(
-            clamp_finite(predictions.deltas[candidates]), anchors.tensor[candidates]
+        boxes, scores = self.decode(
+            anchors.tensor[candidates], predictions.deltas[candidates], scores[candidates]
         )
-        scores = scores[candidates]
-        if self.drop_empty_boxes:
-            # Larger than rounding, so that boxes in pixels are not empty either. A score below 0
-            # suppresses nothing and is dropped below, without a synchronisation with the device.
-            visible = Boxes(clip_boxes(boxes, (1, 1))).nonempty(1e-6)
-            scores = scores.masked_fill(~visible[:, None], -1)
         detections = self.nms(
             boxes,
             scores,
@@ -303,3 +300,24 @@ class YOLACT(InstanceDetector):
         kept, classes, scores = (x[:num_kept] for x in detections)
         coefficients = predictions.coefficients[candidates[kept]]
         return boxes[kept], scores, classes, clamp_finite(coefficients)
+
+    def decode(self, anchors: Tensor, deltas: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            anchors: (..., A, 4).
+            deltas: (..., A, 4), of the head.
+            scores: (..., A, C).
+
+        Returns:
+            boxes (..., A, 4) XYXY, relative to the image; scores (..., A, C), -1 for the boxes that
+            are dropped: such scores suppress nothing, and no detection has one.
+        """
+        flat = clamp_finite(deltas).flatten(0, -2)
+        boxes = self.box2box_transform.apply_deltas(flat, anchors.expand_as(deltas).flatten(0, -2))
+        boxes = boxes.view_as(deltas)
+        if self.drop_empty_boxes:
+            # Larger than rounding, so that boxes in pixels are not empty either.
+            clipped = clip_boxes(boxes)
+            visible = (clipped[..., 2:] - clipped[..., :2] > 1e-6).all(dim=-1)
+            scores = scores.masked_fill(~visible[..., None], -1)
+        return boxes, scores

@@ -1,0 +1,266 @@
+"""Models as functions of one tensor with outputs of fixed size, which exporters can trace.
+
+The graphs use the networks of the models and the functions that eager inference uses. What differs:
+they compute all anchors in place of the candidates, and fill missing detections with zeros.
+"""
+
+import math
+
+import torch
+from detectron2.structures import Boxes
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import nms
+
+from ..modeling import YOLACT, EmbedMask
+from ..modeling.embedmask.embedmask import counting_pixels
+from ..modeling.embedmask.head import EmbedMaskPredictions
+from ..modeling.embedmask.masks import OUTSIDE, windows
+from ..modeling.instance_detector import InstanceDetector, clamp_finite
+from ..modeling.yolact.head import DensePredictions
+from ..modeling.yolact.masks import clip_boxes, scale_boxes, soft_masks
+from ..modeling.yolact.nms import fast_nms, fast_nms_of_batch
+from ..optimization import optimize_for_inference
+
+OUTPUTS = ("masks", "coefficients", "full", "raw")
+IMAGES = ("uint8", "float")
+
+
+class ModelGraph(nn.Module):
+    """A model from N images to detections.
+
+    Attributes:
+        example: an input; "uint8", (N, H, W, channels), or "float", (N, channels, H, W) in 0..255.
+            Channels are in the order of INPUT.FORMAT.
+        outputs, image: see :func:`build_graph`.
+        input_size: (height, width) of the network input, in pixels.
+        takes_batches: whether it takes more than one image.
+        output_names: of the tensors that it returns.
+        mask_threshold: pixels of "masks", resized bilinearly, that exceed it belong to the object.
+
+    It returns D detections of each image, the best first: boxes (N, D, 4) XYXY in pixels of the
+    image, scores (N, D), 0 where there is no detection, classes (N, D) int64; for YOLACT++
+    mask_scores (N, D); and, by `outputs`:
+
+    * "masks": masks (N, D, h, w) in 0..1, on a grid that covers the image, 0 far from the box.
+    * "full": masks (N, D, H, W) bool, in pixels of the image.
+    * "coefficients": coefficients (N, D, k) and prototypes (N, k, h, w).
+
+    "raw" returns what NMS starts from, for A anchors: boxes (N, A, 4), scores (N, A, C),
+    coefficients (N, A, k) and prototypes.
+    """
+
+    model: InstanceDetector
+    example: Tensor
+    outputs: str
+    image: str
+    input_size: tuple[int, int]
+    takes_batches: bool
+    output_names: list[str]
+    mask_threshold: float
+
+
+def build_graph(
+    model: InstanceDetector, outputs: str, image: str, size: tuple[int, int] | None = None
+) -> ModelGraph:
+    """
+    Args:
+        outputs: see :class:`ModelGraph`.
+        image: "uint8" or "float", see :class:`ModelGraph`.
+        size: (height, width) of EmbedMask's images, in pixels.
+
+    Raises:
+        TypeError, ValueError: naming what cannot be exported, and what can.
+    """
+    if outputs not in OUTPUTS:
+        raise ValueError(f"outputs is {outputs!r}, not one of: {', '.join(OUTPUTS)}")
+    if image not in IMAGES:
+        raise ValueError(f"image is {image!r}, not one of: {', '.join(IMAGES)}")
+    if isinstance(model, YOLACT):
+        if size is not None:
+            raise ValueError("size is EmbedMask's: YOLACT resizes images to INPUT.IMAGE_SIZE")
+        return YOLACTGraph(model, outputs, image).eval()
+    if not isinstance(model, EmbedMask):
+        raise TypeError(f"model must be a YOLACT or EmbedMask, got {type(model).__name__}")
+    if image != "float" or outputs not in ("masks", "full"):
+        raise ValueError('EmbedMask is exported with image "float" and outputs "masks" or "full"')
+    divisor = model.backbone.size_divisibility
+    if size is None or min(size) < 1 or size[0] % divisor or size[1] % divisor:
+        raise ValueError(
+            f"size is {size}: EmbedMask needs a height and width that are multiples of {divisor}"
+        )
+    return EmbedMaskGraph(model, outputs, size).eval()
+
+
+class YOLACTGraph(ModelGraph):
+    """YOLACT. "uint8" images may have any size, "float" images are S x S."""
+
+    mask_threshold = 0.5
+    takes_batches = True
+
+    def __init__(self, model: YOLACT, outputs: str, image: str):
+        super().__init__()
+        if model.nms is not fast_nms:
+            raise ValueError(
+                f"MODEL.YOLACT.NMS is {model.nms.__name__}: only fast_nms can be exported"
+            )
+        self.model = optimize_for_inference(model, dtype=torch.float32).cpu()
+        self.outputs, self.image = outputs, image
+        side, channels = model.image_size, len(model.pixel_mean)
+        self.input_size = (side, side)
+        with torch.no_grad():
+            features = self.model.backbone(torch.zeros(1, 3, side, side))
+            anchors = self.model.anchor_generator([features[x] for x in model.head_in_features])
+        self.register_buffer("anchors", Boxes.cat(anchors).tensor, persistent=False)
+        self.example = (
+            torch.zeros(2, side, side + 32, channels, dtype=torch.uint8)
+            if image == "uint8"
+            else torch.zeros(2, channels, side, side)
+        )
+        self.output_names = {
+            "masks": ["boxes", "scores", "classes", "masks"],
+            "full": ["boxes", "scores", "classes", "masks"],
+            "coefficients": ["boxes", "scores", "classes", "coefficients", "prototypes"],
+            "raw": ["boxes", "scores", "coefficients", "prototypes"],
+        }[outputs]
+        if model.mask_iou_head is not None and outputs != "raw":
+            self.output_names.insert(3, "mask_scores")
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        model = self.model
+        if self.image == "uint8":
+            size = image.shape[1:3]
+            image = image.permute(0, 3, 1, 2).float()
+            image = F.interpolate(image, size=self.input_size, mode="bilinear")
+        else:
+            size = image.shape[2:]
+        features = model.backbone((image - model.pixel_mean) / model.pixel_std)
+        features = [features[name] for name in model.head_in_features]
+        predictions = model.head(features)
+        prototypes = clamp_finite(model.protonet(features[0]))
+
+        found = self.raw(predictions) if self.outputs == "raw" else self.detect(predictions)
+        boxes = found["boxes"]
+        found["boxes"] = scale_boxes(clip_boxes(boxes), size)
+        found["prototypes"] = prototypes
+        if "masks" in self.output_names or "mask_scores" in self.output_names:
+            grid_boxes = scale_boxes(boxes, prototypes.shape[2:])
+            masks = soft_masks(prototypes, found["coefficients"], grid_boxes)
+            if model.mask_iou_head is not None:
+                ious = model.mask_iou_head(masks.flatten(0, 1), found["classes"].flatten())
+                found["mask_scores"] = found["scores"] * ious.view_as(found["scores"])
+            if self.outputs == "full":
+                masks = F.interpolate(masks, size=size, mode="bilinear") > self.mask_threshold
+            found["masks"] = masks
+        return tuple(found[name] for name in self.output_names)
+
+    def raw(self, predictions: DensePredictions) -> dict[str, Tensor]:
+        scores = predictions.logits.softmax(dim=-1)[..., :-1]
+        boxes, scores = self.model.decode(self.anchors, predictions.deltas, scores)
+        coefficients = clamp_finite(predictions.coefficients)
+        return {"boxes": boxes, "scores": scores.clamp(min=0), "coefficients": coefficients}
+
+    def detect(self, predictions: DensePredictions) -> dict[str, Tensor]:
+        model = self.model
+        scores = predictions.logits.softmax(dim=-1)[..., :-1]
+        is_candidate = scores.amax(dim=-1, keepdim=True) > model.test_anchor_score_thresh
+        scores = scores.masked_fill(~is_candidate, -1)
+        boxes, scores = model.decode(self.anchors, predictions.deltas, scores)
+        indices, classes, scores = fast_nms_of_batch(
+            boxes,
+            scores,
+            iou_thresh=model.test_nms_thresh,
+            topk=model.test_topk_candidates,
+            max_detections=model.max_detections_per_image,
+        )
+        coefficients = clamp_finite(predictions.coefficients)
+        return {
+            "boxes": boxes.gather(1, indices[..., None].expand(-1, -1, 4)),
+            "scores": scores.masked_fill(scores < model.test_score_thresh, 0).clamp(min=0),
+            "classes": classes,
+            "coefficients": coefficients.gather(
+                1, indices[..., None].expand(-1, -1, coefficients.shape[2])
+            ),
+        }
+
+
+class EmbedMaskGraph(ModelGraph):
+    """EmbedMask, for one "float" image of a fixed size, none of which is taken for padding.
+
+    Its masks are (10 + ln P) / 10 of the probability P of each pixel to belong to the detection.
+    """
+
+    takes_batches = False
+
+    def __init__(self, model: EmbedMask, outputs: str, size: tuple[int, int]):
+        super().__init__()
+        self.model = optimize_for_inference(model, dtype=torch.float32).cpu()
+        self.outputs, self.image, self.input_size = outputs, "float", size
+        self.mask_threshold = 1 + math.log(model.test_mask_thresh) / -OUTSIDE
+        self.example = torch.zeros(1, len(model.pixel_mean), *size)
+        with torch.no_grad():
+            features = self.model.backbone(torch.zeros(1, 3, *size))
+            features = [features[x] for x in model.head_in_features]
+            anchors = self.model.anchor_generator(features)
+        for i, level in enumerate(anchors):
+            self.register_buffer(f"locations_{i}", level.get_centers(), persistent=False)
+        self.num_levels = len(anchors)
+        self.output_names = ["boxes", "scores", "classes", "masks"]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        model = self.model
+        features = model.backbone((image - model.pixel_mean) / model.pixel_std)
+        locations = [getattr(self, f"locations_{i}") for i in range(self.num_levels)]
+        predictions = model.head([features[name] for name in model.head_in_features], locations)
+        predictions = EmbedMaskPredictions(*(x[0] for x in predictions))
+        boxes, scores, classes, kept = self.detect(locations, predictions)
+        masks = window_masks(
+            clamp_finite(predictions.pixels),
+            clamp_finite(predictions.embeddings)[kept],
+            predictions.margins.nan_to_num(nan=0.0)[kept],
+            boxes,
+        )
+        if self.outputs == "full":
+            masks = F.interpolate(masks[None], size=self.input_size, mode="bilinear")[0]
+            masks = masks > self.mask_threshold
+        return boxes[None], scores[None], classes[None], masks[None]
+
+    def detect(
+        self, locations: list[Tensor], predictions: EmbedMaskPredictions
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Like :meth:`EmbedMask.detect`, with zeros for missing detections."""
+        model = self.model
+        scores, location, classes = model.choose_candidates(locations, predictions)
+        boxes = model.decode(locations, predictions.distances, location, self.input_size)
+        # A row of zeros stands for missing detections.
+        boxes, scores = F.pad(boxes, (0, 0, 0, 1)), F.pad(scores, (0, 1))
+        location, classes = F.pad(location, (0, 1)), F.pad(classes, (0, 1))
+        # What torchvision's batched_nms does: boxes of different classes do not overlap.
+        shifted = counting_pixels(boxes) + classes[:, None] * (max(self.input_size) + 1.0)
+        kept = nms(shifted, scores, model.test_nms_thresh)
+        missing = kept.new_full((model.max_detections_per_image,), len(scores) - 1)
+        kept = torch.cat([kept, missing])[: model.max_detections_per_image]
+        scores = scores[kept]
+        scores = scores.masked_fill(scores < model.test_score_thresh, 0).clamp(min=0)
+        return boxes[kept], scores, classes[kept], location[kept]
+
+
+def window_masks(pixels: Tensor, embeddings: Tensor, margins: Tensor, boxes: Tensor) -> Tensor:
+    """(10 + ln P) / 10 of the cells in the windows of the boxes, 0 elsewhere.
+
+    Args:
+        pixels, embeddings, margins, boxes: see :func:`paste_masks` of EmbedMask.
+
+    Returns:
+        (N, h, w), at most 1.
+    """
+    # One dimension after the other, because all differences at once are D times as large.
+    log = -sum(
+        m[:, None, None] * (p - q[:, None, None]).square()
+        for p, q, m in zip(pixels, embeddings.t(), margins.t())
+    )
+    x1, y1, x2, y2 = windows(boxes, pixels.shape[1:])[:, :, None].unbind(dim=1)
+    columns = torch.arange(pixels.shape[2], device=boxes.device)
+    rows = torch.arange(pixels.shape[1], device=boxes.device)
+    in_columns, in_rows = (columns >= x1) & (columns < x2), (rows >= y1) & (rows < y2)
+    return (1 - log / OUTSIDE) * (in_rows[:, :, None] & in_columns[:, None, :])

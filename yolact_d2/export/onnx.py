@@ -1,0 +1,91 @@
+import torch
+from detectron2.data.catalog import Metadata
+from torch.export import Dim
+
+from ..files import atomic_write, check_writable
+from ..modeling.backbone.deform import ModulatedDeformConv2d
+from ..modeling.instance_detector import InstanceDetector
+from .graph import ModelGraph, build_graph
+from .metadata import describe_graph
+
+_DEFAULT_OPSET = 20
+_DEFORM_CONV_OPSET = 19
+
+
+def export_onnx(
+    model: InstanceDetector,
+    path: str,
+    *,
+    outputs: str = "masks",
+    image: str = "uint8",
+    dynamic_batch: bool = True,
+    dynamic_size: bool = True,
+    opset: int | None = None,
+    size: tuple[int, int] | None = None,
+    metadata: Metadata | None = None,
+) -> None:
+    """Write a model as one ONNX file, NMS included.
+
+    Args:
+        model: with its weights loaded. It stays as it is.
+        path: the file. It is written when the export has succeeded.
+        outputs: "masks", "coefficients", "full" or "raw", see :class:`ModelGraph`.
+        image: "uint8" or "float", see :class:`ModelGraph`.
+        dynamic_batch: any number of images, else 1. EmbedMask's graph takes one.
+        dynamic_size: "uint8" images of any size, else S x S.
+        opset: version of ONNX's operators; default 20. YOLACT++ needs 19 or more.
+        size: (height, width) of EmbedMask's images, in pixels.
+        metadata: class names and category ids, as in :attr:`Predictor.metadata`.
+
+    Raises:
+        ImportError: if the packages of yolact_d2[onnx] are missing.
+        TypeError, ValueError: naming the argument that is wrong, before work starts.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  torch.onnx.export needs it
+    except ImportError as error:
+        raise ImportError(f"{error.name} is missing: pip install 'yolact_d2[onnx]'") from error
+    check_writable(path)
+    opset = opset or _DEFAULT_OPSET
+    deformable = any(isinstance(x, ModulatedDeformConv2d) for x in model.modules())
+    if deformable and opset < _DEFORM_CONV_OPSET:
+        raise ValueError(
+            f"opset is {opset}: deformable convolutions (YOLACT++) need {_DEFORM_CONV_OPSET}"
+        )
+    graph = build_graph(model, outputs, image, size)
+    example, dynamic_shapes = trace_input(graph, dynamic_batch, dynamic_size)
+    program = torch.onnx.export(
+        graph,
+        (example,),
+        dynamic_shapes=(dynamic_shapes,),
+        input_names=["image"],
+        output_names=graph.output_names,
+        opset_version=opset,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, describe_graph(graph, metadata))
+    onnx.checker.check_model(proto, full_check=True)
+    with atomic_write(path) as partial:
+        onnx.save(proto, partial)
+
+
+def trace_input(
+    graph: ModelGraph, dynamic_batch: bool, dynamic_size: bool
+) -> tuple[torch.Tensor, dict[int, Dim]]:
+    """An input to trace a graph with, and its dimensions that are not fixed."""
+    dimensions = {}
+    example = graph.example
+    if dynamic_batch and graph.takes_batches:
+        dimensions[0] = Dim("batch")
+    else:
+        example = example[:1]
+    if graph.image == "uint8":
+        if dynamic_size:
+            dimensions |= {1: Dim("height"), 2: Dim("width")}
+        else:
+            example = example[:, : graph.input_size[0], : graph.input_size[1]]
+    return example, dimensions

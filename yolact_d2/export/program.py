@@ -1,0 +1,36 @@
+import json
+
+import torch
+from detectron2.data.catalog import Metadata
+
+from ..files import atomic_write, check_writable
+from ..modeling.instance_detector import InstanceDetector
+from .graph import build_graph
+from .metadata import describe_graph
+from .onnx import trace_input
+
+
+def export_program(
+    model: InstanceDetector,
+    path: str,
+    *,
+    outputs: str = "masks",
+    image: str = "uint8",
+    dynamic_batch: bool = True,
+    dynamic_size: bool = True,
+    size: tuple[int, int] | None = None,
+    metadata: Metadata | None = None,
+) -> None:
+    """Write a model as a ``torch.export`` program (.pt2), for ``torch.export.load``.
+
+    YOLACT++ and EmbedMask need ``import torchvision`` before they are loaded.
+
+    Args, raises: as :func:`export_onnx`. The metadata is the extra file "metadata.json".
+    """
+    check_writable(path)
+    graph = build_graph(model, outputs, image, size)
+    example, dynamic_shapes = trace_input(graph, dynamic_batch, dynamic_size)
+    program = torch.export.export(graph, (example,), dynamic_shapes=(dynamic_shapes,))
+    extra = {"metadata.json": json.dumps(describe_graph(graph, metadata))}
+    with atomic_write(path) as partial:
+        torch.export.save(program, partial, extra_files=extra)

@@ -1,0 +1,72 @@
+"""Inference engines: a file becomes a function of arrays, and its metadata."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+Run = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+def open_model(path: str, threads: int = 0, bf16: bool = False) -> tuple[Run, dict[str, str]]:
+    """
+    Args:
+        path: an ".onnx" file, or an OpenVINO ".xml" file with its ".bin" beside it.
+        threads: number of threads, 0 for the engine's choice.
+        bf16: let OpenVINO compute in bfloat16.
+
+    Returns:
+        a function from the input to the outputs by name; the metadata of the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: naming the package that is missing.
+        ValueError: if it ends otherwise, or bf16 is not OpenVINO's.
+    """
+    with open(path, "rb"):
+        pass
+    if path.endswith(".xml"):
+        return _open_openvino(path, threads, bf16)
+    if not path.endswith(".onnx"):
+        raise ValueError(f"{path!r} ends neither in .onnx nor in .xml")
+    if bf16:
+        raise ValueError("onnxruntime does not compute in bfloat16 on a CPU: export to OpenVINO")
+    return _open_onnx(path, threads)
+
+
+def _open_onnx(path: str, threads: int) -> tuple[Run, dict[str, str]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+    session = onnxruntime.InferenceSession(path, options, providers=providers)
+    names = [output.name for output in session.get_outputs()]
+
+    def run(image: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(None, {"image": image})))
+
+    return run, session.get_modelmeta().custom_metadata_map
+
+
+def _open_openvino(path: str, threads: int, bf16: bool) -> tuple[Run, dict[str, str]]:
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    # By itself OpenVINO computes in bfloat16 where the CPU can.
+    settings = {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
+    if threads:
+        settings["INFERENCE_NUM_THREADS"] = str(threads)
+    compiled = core.compile_model(model, "CPU", settings)
+    names = [output.any_name for output in compiled.outputs]
+
+    def run(image: np.ndarray) -> dict[str, np.ndarray]:
+        results = compiled(image)
+        return {name: results[name] for name in names}
+
+    metadata = {}
+    if model.has_rt_info("yolact_d2"):
+        values = model.get_rt_info("yolact_d2").value
+        metadata = {key: str(value) for key, value in values.items()}
+    return run, metadata

@@ -1,0 +1,53 @@
+"""Masks on a coarse grid, resized to the image."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def paste_masks(
+    masks: np.ndarray, size: Sequence[int], resized_size: Sequence[int], threshold: float
+) -> np.ndarray:
+    """Resize masks bilinearly, and threshold them.
+
+    Args:
+        masks: (N, h, w) float32, 0 far from their objects.
+        size: (height, width) of the result, the upper left of what the whole grid is resized to.
+        resized_size: (height, width) that the whole grid is resized to, in pixels.
+        threshold: above 0.
+
+    Returns:
+        (N, height, width) bool.
+    """
+    grid = masks.shape[1:]
+    # A bilinear resize is a matrix product in each direction.
+    rows, columns = (bilinear_matrix(*x) for x in zip(grid, resized_size, size))
+    pasted = np.zeros((len(masks), *size), bool)
+    for mask, out in zip(masks, pasted):
+        # Only the cells that are not 0 are computed.
+        y, x = _extent(mask), _extent(mask.T)
+        tall, wide = rows[:, y], columns[:, x]
+        in_y, in_x = _extent(tall), _extent(wide)
+        out[in_y, in_x] = tall[in_y] @ mask[y, x] @ wide[in_x].T > threshold
+    return pasted
+
+
+def _extent(values: np.ndarray) -> slice:
+    """From the first row that is not 0 to the last."""
+    indices = values.any(axis=1).nonzero()[0]
+    return slice(indices[0], indices[-1] + 1) if len(indices) else slice(0)
+
+
+def bilinear_matrix(size: int, resized_size: int, end: int) -> np.ndarray:
+    """(end, size): the first `end` rows of the matrix of a bilinear resize."""
+    scale = np.float32(size / resized_size)
+    source = ((np.arange(end, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)).clip(
+        0
+    )
+    low = np.minimum(source.astype(int), size - 1)
+    high = np.minimum(low + 1, size - 1)
+    fraction = source - low
+    matrix = np.zeros((end, size), np.float32)
+    np.add.at(matrix, (np.arange(end), low), 1 - fraction)
+    np.add.at(matrix, (np.arange(end), high), fraction)
+    return matrix
