@@ -40,10 +40,7 @@ def _extent(values: np.ndarray) -> slice:
 
 def bilinear_matrix(size: int, resized_size: int, end: int) -> np.ndarray:
     """(end, size): the first `end` rows of the matrix of a bilinear resize."""
-    scale = np.float32(size / resized_size)
-    source = ((np.arange(end, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)).clip(
-        0
-    )
+    source = ((np.arange(end) + 0.5) * size / resized_size - 0.5).clip(0).astype(np.float32)
     low = np.minimum(source.astype(int), size - 1)
     high = np.minimum(low + 1, size - 1)
     fraction = source - low

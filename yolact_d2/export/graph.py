@@ -237,7 +237,7 @@ class EmbedMaskGraph(ModelGraph):
         location, classes = F.pad(location, (0, 1)), F.pad(classes, (0, 1))
         # What torchvision's batched_nms does: boxes of different classes do not overlap.
         shifted = counting_pixels(boxes) + classes[:, None] * (max(self.input_size) + 1.0)
-        kept = nms(shifted, scores, model.test_nms_thresh)
+        kept = nms(shifted, scores, _round_down(model.test_nms_thresh))
         missing = kept.new_full((model.max_detections_per_image,), len(scores) - 1)
         kept = torch.cat([kept, missing])[: model.max_detections_per_image]
         scores = scores[kept]
@@ -264,3 +264,10 @@ def window_masks(pixels: Tensor, embeddings: Tensor, margins: Tensor, boxes: Ten
     rows = torch.arange(pixels.shape[1], device=boxes.device)
     in_columns, in_rows = (columns >= x1) & (columns < x2), (rows >= y1) & (rows < y2)
     return (1 - log / OUTSIDE) * (in_rows[:, :, None] & in_columns[:, None, :])
+
+
+def _round_down(x: float) -> float:
+    """The largest float32 that is not above x. ONNX's NMS has no threshold between two of them."""
+    rounded = torch.tensor(x)
+    lower = torch.nextafter(rounded, torch.tensor(-torch.inf))
+    return (rounded if rounded.item() <= x else lower).item()
