@@ -193,7 +193,7 @@ def main() -> int:
             raise ValueError("MODEL.WEIGHTS is empty: name a trained model, --opts MODEL.WEIGHTS F")
         if model_node(cfg) == "EMBEDMASK" and not args.size:
             raise ValueError("--size is missing: EmbedMask is exported for images of one size")
-        calibration = find_images(args.calibration) if args.int8 else []
+        calibration = find_images([args.calibration]) if args.int8 else []
         images = [read_image(name, format="BGR") for name in args.check]
         predictor = Predictor(cfg)
         export(args, predictor, calibration)

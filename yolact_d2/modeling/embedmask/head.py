@@ -47,12 +47,6 @@ class Scale(nn.Module):
         return x * self.scale
 
 
-def _group_norm(channels: int) -> nn.GroupNorm:
-    """As Detectron2's "GN" for 256 channels. Narrower heads learn faster with groups of this size
-    than with 32 groups."""
-    return nn.GroupNorm(max(1, channels // 8), channels)
-
-
 class EmbedMaskHead(FCOSHead):
     """FCOS's head, with embeddings and margins of proposals and embeddings of pixels
     (arXiv 1912.01954, figure 2; the layers are those of the authors' later code)."""
@@ -81,7 +75,7 @@ class EmbedMaskHead(FCOSHead):
             input_shape=input_shape,
             num_classes=num_classes,
             conv_dims=conv_dims,
-            norm=_group_norm,
+            norm="GN",
             prior_prob=prior_prob,
         )
         levels = range(len(input_shape))
