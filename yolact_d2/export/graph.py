@@ -15,7 +15,7 @@ from torchvision.ops import nms
 from ..modeling import YOLACT, EmbedMask
 from ..modeling.embedmask.embedmask import counting_pixels
 from ..modeling.embedmask.head import EmbedMaskPredictions
-from ..modeling.embedmask.masks import OUTSIDE, windows
+from ..modeling.embedmask.masks import OUTSIDE, window_masks
 from ..modeling.instance_detector import InstanceDetector, clamp_finite
 from ..modeling.yolact.head import DensePredictions
 from ..modeling.yolact.masks import clip_boxes, scale_boxes, soft_masks
@@ -243,27 +243,6 @@ class EmbedMaskGraph(ModelGraph):
         scores = scores[kept]
         scores = scores.masked_fill(scores < model.test_score_thresh, 0).clamp(min=0)
         return boxes[kept], scores, classes[kept], location[kept]
-
-
-def window_masks(pixels: Tensor, embeddings: Tensor, margins: Tensor, boxes: Tensor) -> Tensor:
-    """(10 + ln P) / 10 of the cells in the windows of the boxes, 0 elsewhere.
-
-    Args:
-        pixels, embeddings, margins, boxes: see :func:`paste_masks` of EmbedMask.
-
-    Returns:
-        (N, h, w), at most 1.
-    """
-    # One dimension after the other, because all differences at once are D times as large.
-    log = -sum(
-        m[:, None, None] * (p - q[:, None, None]).square()
-        for p, q, m in zip(pixels, embeddings.t(), margins.t())
-    )
-    x1, y1, x2, y2 = windows(boxes, pixels.shape[1:])[:, :, None].unbind(dim=1)
-    columns = torch.arange(pixels.shape[2], device=boxes.device)
-    rows = torch.arange(pixels.shape[1], device=boxes.device)
-    in_columns, in_rows = (columns >= x1) & (columns < x2), (rows >= y1) & (rows < y2)
-    return (1 - log / OUTSIDE) * (in_rows[:, :, None] & in_columns[:, None, :])
 
 
 def _round_down(x: float) -> float:

@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from detectron2.layers import shapes_to_tensor
 from detectron2.modeling import (
     ANCHOR_GENERATOR_REGISTRY,
     BACKBONE_REGISTRY,
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.names import translate
 from .registry import get_registered
+from .tracing import is_tracing
 
 
 class InstanceDetector(DenseDetector):
@@ -145,8 +147,10 @@ class InstanceDetector(DenseDetector):
         return gt
 
 
-def output_size(x: dict, image_size: Sequence[int]) -> tuple[int, int]:
+def output_size(x: dict, image_size: Any) -> Any:
     """(height, width) that an input asks for, by default that of its image, in pixels."""
+    if is_tracing():
+        return shapes_to_tensor([*image_size]) if torch.jit.is_tracing() else image_size
     return int(x.get("height", image_size[0])), int(x.get("width", image_size[1]))
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .tracing import is_tracing
+
 # Largest number of float pixels that a resize holds at once, to limit memory. On a CPU they should
 # fit the cache.
 _MAX_PIXELS = 2**25
@@ -24,6 +26,8 @@ def resize_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
     Returns:
         (N, height, width) bool.
     """
+    if is_tracing():
+        return F.interpolate(masks[:, None].float(), size=[*size], mode="bilinear")[:, 0] > 0.5
     resized = masks.new_empty((len(masks), *size), dtype=torch.bool)
     chunk = max(1, _MAX_PIXELS // max(1, math.prod(masks.shape[1:]), math.prod(size)))
     for part, out in zip(masks.split(chunk), resized.split(chunk)):

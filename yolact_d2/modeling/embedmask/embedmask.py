@@ -8,6 +8,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ..instance_detector import InstanceDetector, clamp_finite, output_size, split_crowds
+from ..tracing import smaller
 from .criterion import EmbedMaskCriterion
 from .head import EmbedMaskHead, EmbedMaskPredictions
 from .masks import MIN_THRESHOLD, paste_masks
@@ -216,7 +217,7 @@ class EmbedMask(InstanceDetector):
         boxes = self.decode(locations, predictions.distances, location, input_size)
         kept = batched_nms(counting_pixels(boxes), scores, classes, self.test_nms_thresh)
         kept = kept[: self.max_detections_per_image]
-        kept = kept[: int((scores[kept] >= self.test_score_thresh).sum())]
+        kept = kept[scores[kept] >= self.test_score_thresh]
         return boxes[kept], scores[kept], classes[kept], location[kept]
 
     def choose_candidates(
@@ -238,11 +239,11 @@ class EmbedMask(InstanceDetector):
         best, pairs = [], []
         first = 0
         for level in locations:
-            here = scores[first : first + len(level)].flatten()
-            level_scores, index = here.topk(min(self.test_topk_candidates, len(here)))
+            here = scores[first : first + level.shape[0]].flatten()
+            level_scores, index = here.topk(smaller(self.test_topk_candidates, here.shape[0]))
             best.append(level_scores)
             pairs.append(first * num_classes + index)
-            first += len(level)
+            first = first + level.shape[0]
         pair = torch.cat(pairs)
         return torch.cat(best), pair // num_classes, pair % num_classes
 
@@ -262,21 +263,14 @@ class EmbedMask(InstanceDetector):
         Returns:
             (K, 4) XYXY, in pixels of the network input.
         """
-        strides = [x.new_full((len(x), 1), s) for x, s in zip(locations, self.strides)]
+        strides = [x.new_full((x.shape[0], 1), s) for x, s in zip(locations, self.strides)]
         offsets = clamp_finite(distances)[chosen] * torch.cat(strides)[chosen]
         points = torch.cat(locations)[chosen]
         height, width = input_size
-        x1, y1 = (points - offsets[:, :2]).unbind(dim=1)
-        x2, y2 = (points + offsets[:, 2:]).unbind(dim=1)
-        return torch.stack(
-            [
-                x1.clamp(0, width - 1),
-                y1.clamp(0, height - 1),
-                x2.clamp(0, width - 1),
-                y2.clamp(0, height - 1),
-            ],
-            dim=1,
-        )
+        corners = torch.stack([points - offsets[:, :2], points + offsets[:, 2:]], dim=1)
+        x, y = corners.clamp(min=0).unbind(dim=2)
+        boxes = torch.stack([x.clamp(max=width - 1), y.clamp(max=height - 1)], dim=2)
+        return boxes.flatten(1)
 
 
 def counting_pixels(boxes: Tensor) -> Tensor:

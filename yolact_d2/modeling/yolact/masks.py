@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..masks import paste_windows, resize_masks
+from ..tracing import is_tracing
 
 
 def assemble_masks(prototypes: Tensor, coefficients: Tensor) -> Tensor:
@@ -93,7 +94,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: Sequence[int]) -> Tensor:
     Returns:
         (N, height, width) bool, what :func:`resize_masks` returns up to rounding.
     """
-    if masks.device.type != "cpu":
+    if masks.device.type != "cpu" or is_tracing():
         # On a GPU, fetching the boxes takes longer than resizing whole masks.
         return resize_masks(masks, size)
     grid = masks.shape[1:]

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision import ops
 
 from ..registry import get_registered
+from ..tracing import is_tracing, smaller
 
 # Number of classes processed at once on a CPU, such that their IoUs fit the cache.
 _MAX_CPU_CLASSES = 4
@@ -93,17 +94,17 @@ def fast_nms_of_batch(
         Those that an image lacks come last and have the score -1.
     """
     num_classes = scores.shape[2]
-    class_scores, order = scores.transpose(1, 2).topk(min(topk, boxes.shape[1]), dim=2)
+    class_scores, order = scores.transpose(1, 2).topk(smaller(topk, boxes.shape[1]), dim=2)
     ranks = order.shape[2]
     sorted_boxes = boxes.gather(1, order.flatten(1)[..., None].expand(-1, -1, 4))
     sorted_boxes = sorted_boxes.unflatten(1, (num_classes, ranks))
     # On a CPU some classes at a time; an exported graph has all of them in one node.
-    whole = boxes.device.type != "cpu" or torch.compiler.is_exporting()
+    whole = boxes.device.type != "cpu" or is_tracing()
     parts = sorted_boxes.split(num_classes if whole else _MAX_CPU_CLASSES, dim=1)
     keep = torch.cat([fast_nms_keep(part, iou_thresh) for part in parts], dim=1)
 
     ranked = class_scores.masked_fill(~keep, -1).flatten(1)
-    best, flat = ranked.topk(min(max_detections, ranked.shape[1]), dim=1)
+    best, flat = ranked.topk(smaller(max_detections, ranked.shape[1]), dim=1)
     return Detections(order.flatten(1).gather(1, flat), flat // ranks, best)
 
 

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..instance_detector import InstanceDetector, clamp_finite, output_size
+from ..tracing import is_tracing
 from ..weight_init import xavier_uniform_init
 from .anchors import are_relative
 from .criterion import YOLACTCriterion
 from .head import DensePredictions, YOLACTHead
 from .mask_iou_head import MaskIoUHead
 from .masks import clip_boxes, paste_masks, scale_boxes, soft_masks
-from .nms import Detections, get_nms
+from .nms import Detections, fast_nms, get_nms
 from .protonet import build_protonet
 
 
@@ -283,9 +284,19 @@ class YOLACT(InstanceDetector):
             finite, even if the network's outputs are not; anchors with NaN scores are dropped.
         """
         scores = predictions.logits.softmax(dim=-1)[:, :-1]
-        candidates = (scores.amax(dim=1) > self.test_anchor_score_thresh).nonzero().squeeze(1)
+        is_candidate = scores.amax(dim=1) > self.test_anchor_score_thresh
+        if is_tracing():  # the number of candidates would be a constant
+            if self.nms is not fast_nms:
+                raise NotImplementedError(
+                    f"MODEL.YOLACT.NMS is {self.nms.__name__}: only fast_nms can be traced"
+                )
+            candidates = torch.arange(len(scores), device=scores.device)
+            scores = scores.masked_fill(~is_candidate[:, None], -1)
+        else:
+            candidates = is_candidate.nonzero().squeeze(1)
+            scores = scores[candidates]
         boxes, scores = self.decode(
-            anchors.tensor[candidates], predictions.deltas[candidates], scores[candidates]
+            anchors.tensor[candidates], predictions.deltas[candidates], scores
         )
         detections = self.nms(
             boxes,
@@ -295,9 +306,8 @@ class YOLACT(InstanceDetector):
             topk=self.test_topk_candidates,
             max_detections=self.max_detections_per_image,
         )
-        # Scores descend, so the detections to keep come first.
-        num_kept = int((detections.scores >= self.test_score_thresh).sum())
-        kept, classes, scores = (x[:num_kept] for x in detections)
+        above = detections.scores >= self.test_score_thresh
+        kept, classes, scores = (x[above] for x in detections)
         coefficients = predictions.coefficients[candidates[kept]]
         return boxes[kept], scores, classes, clamp_finite(coefficients)
 

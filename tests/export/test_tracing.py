@@ -1,0 +1,42 @@
+"""Detectron2's ``export_model.py --export-method tracing`` gives the model's detections."""
+
+import warnings
+
+import pytest
+import torch
+from detectron2.export import TracingAdapter
+from small_models import random_image, tiny_embedmask, tiny_yolact
+
+from tools.export_model import match
+from yolact_runtime import Detections
+
+
+@pytest.mark.parametrize("kind", ["yolact_shapes", "yolact_plus_shapes", "embedmask_shapes"])
+def test_a_trace_holds_for_other_images_and_sizes(kind):
+    if kind == "embedmask_shapes":
+        model = tiny_embedmask(MODEL__EMBEDMASK__INIT_MARGIN=1.0)
+    else:
+        model = tiny_yolact(kind)
+    model.eval()
+    example = random_image(64, 96)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of decisions that become constants
+        adapter = TracingAdapter(model, [{"image": example}])
+        traced = torch.jit.trace(adapter, (example,), check_trace=False)
+        for size in ((64, 96), (50, 70), (130, 80)):
+            image = random_image(*size).flip(1)
+            expected = model([{"image": image}])[0]["instances"]
+            got = adapter.outputs_schema(traced(image))[0]["instances"]
+            assert got.image_size.tolist() == [*size] and len(got) == len(expected) > 20
+            arrays = (got.pred_boxes.tensor, got.scores, got.pred_classes, got.pred_masks)
+            pairs = match(expected, Detections(*(x.numpy() for x in arrays)), int8=False)
+            assert len(pairs) == len(expected)
+            for i, j in pairs:
+                assert (expected.pred_masks[i] != got.pred_masks[j]).float().mean() < 1e-3
+
+
+def test_what_cannot_be_traced_raises():
+    model = tiny_yolact(MODEL__YOLACT__NMS="batched_nms").eval()
+    image = random_image(64, 64)
+    with pytest.raises(NotImplementedError, match="batched_nms: only fast_nms can be traced"):
+        torch.jit.trace(TracingAdapter(model, [{"image": image}]), (image,), check_trace=False)

@@ -1,0 +1,16 @@
+"""Models are also traced, by ``torch.jit.trace`` and by exporters: then sizes are not numbers."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def is_tracing() -> bool:
+    """Whether Python's decisions and loops would become constants of a graph."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
+
+
+def smaller(limit: int, size: Any) -> Any:
+    """The minimum of a number and a size, which is a tensor under ``torch.jit.trace``."""
+    return size.clamp(max=limit) if isinstance(size, Tensor) else min(limit, size)
