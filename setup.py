@@ -51,7 +51,10 @@ setup(
         "onnx": ["onnx", "onnxscript", "onnxruntime"],
         "openvino": ["onnx", "onnxscript", "openvino"],
         "int8": ["nncf"],
-        "test": ["hypothesis", "pytest", "safetensors", "onnx", "onnxscript", "onnxruntime"],
+        "test": [
+            *("hypothesis", "pytest", "safetensors"),
+            *("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"),
+        ],
         "dev": ["mypy~=2.4", "ruff~=0.17.0"],
     },
     entry_points={
@@ -59,6 +62,7 @@ setup(
             "yolact-train = yolact_d2.engine.train_net:main",
             "yolact-demo = yolact_d2.demo.demo:main",
             "yolact-convert-weights = yolact_d2.tools.convert_weights:main",
+            "yolact-export = yolact_d2.tools.export_model:main",
             "yolact-inspect-dataset = yolact_d2.tools.inspect_dataset:main",
             "yolact-visualize-embeddings = yolact_d2.tools.visualize_embeddings:main",
             "yolact-visualize-predictions = yolact_d2.tools.visualize_predictions:main",
