@@ -199,7 +199,10 @@ def main() -> int:
         export(args, predictor, calibration)
     except (ImportError, OSError, TypeError, ValueError, UnreadableImage) as error:
         parser.error(str(error))
-    print(f"{args.output}: {os.path.getsize(args.output) / 1e6:.1f} MB")
+    files = [args.output]
+    if args.format == "openvino":
+        files.append(args.output.removesuffix(".xml") + ".bin")
+    print(f"{args.output}: {sum(map(os.path.getsize, files)) / 1e6:.1f} MB")
     if not images:
         return 0
     comparison = compare(predictor, RuntimePredictor(args.output), images, args.int8)

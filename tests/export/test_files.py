@@ -11,6 +11,7 @@ from detectron2.data.catalog import Metadata
 from processes import REPO
 from small_models import tiny_embedmask, tiny_yolact
 
+from tools.benchmark.exported import parse_exported
 from tools.export_model import compare, match
 from yolact_d2.export import export_onnx, export_openvino, export_program, quantize
 from yolact_runtime import Predictor
@@ -174,6 +175,24 @@ def test_runtime_needs_neither_torch_nor_detectron2_nor_opencv(plus, plus_onnx, 
     assert drawn.shape == picture.shape
     untouched = ~found.masks.any(axis=0)
     assert (drawn != picture).any() and (drawn[~untouched] != picture[~untouched]).any()
+
+
+@pytest.mark.slow
+def test_benchmark_measures_files(plus_onnx):
+    detector = parse_exported(["file", str(plus_onnx)])()
+    pictures = images((50, 70), (90, 40))
+    assert detector.count(pictures) == [100, 100] and detector.time(pictures) > 0
+    ticks = iter(range(100))
+    stages = detector.time_stages(pictures[:1], now=lambda: next(ticks))
+    assert stages == {"masks": 5, "preprocess": 1, "heads": 1}
+    for words, message in (
+        (["file"], "LABEL FILE"),
+        (["file", str(plus_onnx), "fp8"], "LABEL FILE"),
+        (["file", "missing.onnx"], "missing.onnx"),
+        (["file", str(plus_onnx), "bf16"], "OpenVINO"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_exported(words)
 
 
 def test_wrong_arguments_are_named_and_leave_no_file(plus, tmp_path):

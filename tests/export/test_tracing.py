@@ -40,3 +40,22 @@ def test_what_cannot_be_traced_raises():
     image = random_image(64, 64)
     with pytest.raises(NotImplementedError, match="batched_nms: only fast_nms can be traced"):
         torch.jit.trace(TracingAdapter(model, [{"image": image}]), (image,), check_trace=False)
+
+
+@pytest.mark.slow
+def test_onnx_of_the_adapter_holds_for_other_images(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs yolact_d2[onnx]")
+    pytest.importorskip("onnxscript", reason="needs yolact_d2[onnx]")
+    model, image = tiny_yolact().eval(), random_image(50, 70)
+    adapter = TracingAdapter(model, [{"image": image}])
+    torch.onnx.export(adapter, (image,), str(tmp_path / "m.onnx"), verbose=False)
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"))
+    image = image.flip(2)
+    (name,) = (x.name for x in session.get_inputs())
+    boxes, classes, masks, scores, _ = session.run(None, {name: image.numpy()})
+    with torch.no_grad():
+        expected = model([{"image": image}])[0]["instances"]
+    found = Detections(boxes, scores, classes, masks)
+    assert len(match(expected, found, int8=False)) == len(expected) == 100
+    with pytest.raises(Exception, match="Got invalid dimensions"):
+        session.run(None, {name: random_image(64, 64).numpy()})

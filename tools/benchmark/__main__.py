@@ -19,6 +19,7 @@ from yolact_d2.data import UnreadableImage
 from yolact_d2.files import check_writable
 from yolact_d2.inference import find_images
 
+from .exported import parse_exported
 from .images import parse_size
 from .measure import Benchmark
 from .models import parse_model
@@ -54,6 +55,14 @@ def build_parser() -> argparse.ArgumentParser:
         "this project's or in Detectron2's model zoo. Weights are random without MODEL.WEIGHTS. "
         "Default: YOLACT and Mask R-CNN with ResNet-50",
     )
+    add(
+        "--exported",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="LABEL FILE [bf16] of each exported file (.onnx or .xml), see docs/deployment.md",
+    )
     add("--images", nargs="+", metavar="PATH", help="image files, folders or globs")
     add("--sizes", nargs="+", default=["640x427"], help="WIDTHxHEIGHT of generated images")
     add("--num-images", type=positive, default=4, help="generated images of each size")
@@ -74,7 +83,9 @@ def build_benchmark(args: argparse.Namespace) -> Benchmark:
         ValueError: naming the argument that is wrong.
     """
     specs = [parse_model(words, args.device) for words in args.model or DEFAULT_MODELS]
-    if len({spec.label for spec in specs}) < len(specs):
+    exported = [parse_exported(words) for words in args.exported]
+    labels = [spec.label for spec in specs] + [words[0] for words in args.exported]
+    if len({*labels}) < len(labels):
         raise ValueError("two models have the same label")
     unknown = {part for name in args.variants for part in name.split("+")} - VARIANTS.keys()
     if unknown:
@@ -100,6 +111,7 @@ def build_benchmark(args: argparse.Namespace) -> Benchmark:
         batch_sizes=args.batch_sizes,
         repeats=args.repeats,
         dataset=args.dataset,
+        exported=exported,
         train_batch_size=args.train_batch_size if args.train else None,
     )
 

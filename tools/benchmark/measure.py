@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ from detectron2.utils.analysis import FlopCountAnalysis, parameter_count
 from yolact_d2.data import build_test_loader
 from yolact_d2.evaluation import build_evaluator
 
+from .exported import ExportedDetector
 from .images import Source, make_batches, read
 from .memory import peak_memory
 from .models import Detector, ModelSpec
@@ -43,6 +44,8 @@ class Benchmark:
     """Timed rounds."""
     dataset: str | None = None
     """A registered dataset, for the AP of the models with weights."""
+    exported: Sequence[Callable[[], ExportedDetector]] = ()
+    """Files beside the models; only their speed is measured."""
     train_batch_size: int | None = None
     """None: training steps are not measured."""
     notes: list[str] = field(default_factory=list)
@@ -54,13 +57,16 @@ class Benchmark:
             "notes", "models", "speed", "training" and "machine", plain values for JSON. Times are
             in seconds, memory in bytes, AP in percent.
         """
-        detectors = [
+        detectors: list[Any] = [
             Detector(spec, variant)
             for spec in self.specs
             for variant in self.variants
             if is_available(variant, spec.load_cfg().MODEL.META_ARCHITECTURE)
         ]
         models = [self._describe(detector) for detector in detectors]
+        files = [factory() for factory in self.exported]
+        models += [file.describe() for file in files]
+        detectors += files
         speed = [row for name in self.images for row in self._speed(detectors, name)]
         del detectors  # training needs their memory
         training = list(self._training(self.train_batch_size)) if self.train_batch_size else []
@@ -93,7 +99,9 @@ class Benchmark:
                 row[f"{task} AP"] = None if math.isnan(ap) else ap
         return row
 
-    def _speed(self, detectors: list[Detector], name: str) -> Iterator[dict[str, Any]]:
+    def _speed(
+        self, detectors: Sequence[Detector | ExportedDetector], name: str
+    ) -> Iterator[dict[str, Any]]:
         """A row for each batch size and detector, on one set of images."""
         images = [read(source) for source in self.images[name]]
         gflops = {spec: self._gflops(spec, images[0]) for spec in self.specs}
@@ -104,7 +112,7 @@ class Benchmark:
             # In rounds of their own: on a GPU each stage waits for the device.
             stages = interleave([d.time_stages for d in detectors], batches, self.repeats, title)
             for i, d in enumerate(detectors):
-                memory = peak_memory(_detect, d.spec, d.variant, self.images[name], size)
+                memory = peak_memory(_detect, d.factory, self.images[name], size)
                 yield {
                     "model": d.label,
                     "images": name,
@@ -113,13 +121,17 @@ class Benchmark:
                     **summarize(seconds[i], seconds[0]),
                     "stages": median_by_key(stages[i]),
                     "stage_seconds": stages[i],
-                    "gflops": gflops[d.spec],
+                    "gflops": gflops.get(d.spec),
                     "memory": self._checked(memory, d.label),
                 }
 
-    def _warm_up(self, detector: Detector, batches: list[list[np.ndarray]]) -> float:
+    def _warm_up(
+        self, detector: Detector | ExportedDetector, batches: list[list[np.ndarray]]
+    ) -> float:
         """Run all batches once, and return how many detections an image has on average."""
-        counts = [len(found) for batch in batches for found in detector(batch)]
+        counts = [count for batch in batches for count in detector.count(batch)]
+        if isinstance(detector, ExportedDetector):
+            return float(np.mean(counts))
         asked = detector.cfg.TEST.DETECTIONS_PER_IMAGE
         if not detector.cfg.MODEL.WEIGHTS and min(counts) < asked:
             self._note(
@@ -174,9 +186,11 @@ class Benchmark:
             self.notes.append(text)
 
 
-def _detect(spec: ModelSpec, variant: str, sources: list[Source], batch_size: int) -> None:
+def _detect(
+    factory: Callable[[], Detector | ExportedDetector], sources: list[Source], batch_size: int
+) -> None:
     """What the timed process does, once, with the images of one batch in memory."""
-    detector = Detector(spec, variant)
+    detector = factory()
     for batch in make_batches(sources, batch_size):
         detector([read(source) for source in batch])
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple
 from unittest.mock import patch
 
@@ -97,6 +98,7 @@ class Detector:
             variant: see :func:`apply_variant`.
         """
         self.spec, self.variant = spec, variant
+        self.factory = partial(Detector, spec, variant)
         self.label = spec.label if variant == "float32" else f"{spec.label}, {variant}"
         self.cfg = spec.load_cfg()
         self.model = apply_variant(variant, load_model(self.cfg))
@@ -123,6 +125,9 @@ class Detector:
             images: (H, W, 3) uint8 each, BGR.
         """
         return [output["instances"] for output in self.model(self.preprocess(images))]
+
+    def count(self, images: Sequence[np.ndarray]) -> list[int]:
+        return [len(found) for found in self(images)]
 
     def time(self, images: Sequence[np.ndarray]) -> float:
         """Seconds of a call."""

@@ -55,7 +55,7 @@ def _model(row: Row) -> Row:
     return {
         "model": row["model"],
         "weights": row["weights"],
-        "parameters (M)": row["parameters"] / 1e6,
+        "parameters (M)": row["parameters"] / 1e6 if "parameters" in row else None,
         "config": os.path.basename(row["config_file"]),
     }
 

@@ -126,6 +126,8 @@ def fast_nms(
     indices, classes, scores = fast_nms_of_batch(
         boxes[None], scores[None], iou_thresh=iou_thresh, topk=topk, max_detections=max_detections
     )
+    if torch.compiler.is_exporting():  # the number of detections is fixed
+        return Detections(indices[0], classes[0], scores[0])
     found = scores[0] >= 0
     return Detections(indices[0, found], classes[0, found], scores[0, found])
 

@@ -306,8 +306,12 @@ class YOLACT(InstanceDetector):
             topk=self.test_topk_candidates,
             max_detections=self.max_detections_per_image,
         )
-        above = detections.scores >= self.test_score_thresh
-        kept, classes, scores = (x[above] for x in detections)
+        kept, classes, scores = detections
+        above = scores >= self.test_score_thresh
+        if torch.compiler.is_exporting():  # the number of detections is fixed
+            scores = scores.masked_fill(~above, 0)
+        else:
+            kept, classes, scores = kept[above], classes[above], scores[above]
         coefficients = predictions.coefficients[candidates[kept]]
         return boxes[kept], scores, classes, clamp_finite(coefficients)
 
