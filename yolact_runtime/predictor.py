@@ -98,7 +98,7 @@ class Predictor:
             height, width = (max(1, round(side * scale)) for side in size)
         resized = resize_bilinear(array.astype(np.float32), (height, width))
         padded = np.empty((*self._input_size, array.shape[2]), np.float32)
-        padded[:] = self._pixel_mean
+        padded[:] = self._pixel_mean[: array.shape[2]]
         padded[:height, :width] = resized
         return padded.transpose(2, 0, 1)[None].copy(), (height, width)
 

@@ -57,6 +57,16 @@ def test_uint8_graph_equals_the_model_at_every_size(config):
             assert (large[0] != expected.pred_masks).float().mean() < 1e-5
 
 
+def test_grey_images():
+    for means in ([100.0], [100.0, 90.0, 80.0]):
+        model = tiny_yolact(
+            INPUT__FORMAT="L", MODEL__PIXEL_MEAN=means, MODEL__PIXEL_STD=[50.0] * len(means)
+        )
+        image = random_image(50, 70)[:1].round()
+        (expected,) = detections(model, [image])
+        assert_detections(run(build_graph(model, "full", "uint8"), as_uint8(image)), expected)
+
+
 def test_a_batch_equals_its_images_and_empty_ones_have_zeros():
     model = tiny_yolact()
     images = torch.stack([random_image(64, 64).round(), torch.zeros(3, 64, 64)])

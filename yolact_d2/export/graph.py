@@ -106,10 +106,11 @@ class YOLACTGraph(ModelGraph):
             )
         self.model = optimize_for_inference(model, dtype=torch.float32).cpu()
         self.outputs, self.image = outputs, image
-        side, channels = model.image_size, len(model.pixel_mean)
+        side, channels = model.image_size, 1 if model.input_format == "L" else 3
         self.input_size = (side, side)
         with torch.no_grad():
-            features = self.model.backbone(torch.zeros(1, 3, side, side))
+            # Also a grey image has as many channels as there are means.
+            features = self.model.backbone(torch.zeros(1, len(model.pixel_mean), side, side))
             anchors = self.model.anchor_generator([features[x] for x in model.head_in_features])
         self.register_buffer("anchors", Boxes.cat(anchors).tensor, persistent=False)
         self.example = (
@@ -197,9 +198,9 @@ class EmbedMaskGraph(ModelGraph):
         self.model = optimize_for_inference(model, dtype=torch.float32).cpu()
         self.outputs, self.image, self.input_size = outputs, "float", size
         self.mask_threshold = 1 + math.log(model.test_mask_thresh) / -OUTSIDE
-        self.example = torch.zeros(1, len(model.pixel_mean), *size)
+        self.example = torch.zeros(1, 1 if model.input_format == "L" else 3, *size)
         with torch.no_grad():
-            features = self.model.backbone(torch.zeros(1, 3, *size))
+            features = self.model.backbone(torch.zeros(1, len(model.pixel_mean), *size))
             features = [features[x] for x in model.head_in_features]
             anchors = self.model.anchor_generator(features)
         for i, level in enumerate(anchors):
