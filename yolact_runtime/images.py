@@ -18,6 +18,8 @@ def to_channels(image: np.ndarray, channels: str) -> np.ndarray:
     Raises:
         ValueError: if it is no such image.
     """
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"an image is an array, not {type(image).__name__}")
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
         raise ValueError(f"an image is (H, W, 3) or (H, W) uint8, not {image.shape} {image.dtype}")
     if image.ndim == 2:

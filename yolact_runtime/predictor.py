@@ -65,8 +65,8 @@ class Predictor:
         Raises:
             ValueError: if it is no such image.
         """
-        size = image.shape[:2]
         array, resized = self.prepare(image)
+        size = image.shape[:2]
         outputs = {name: values[0] for name, values in self._run(array).items()}
         scores = outputs["scores"]
         # Zeros stand for missing detections.
@@ -103,11 +103,11 @@ class Predictor:
         return padded.transpose(2, 0, 1)[None].copy(), (height, width)
 
     def _paste(self, masks: np.ndarray, size: Sequence[int], resized: Sequence[int]) -> np.ndarray:
-        whole = resized if self._takes_uint8 else self._input_size
+        whole, threshold = resized if self._takes_uint8 else self._input_size, self._mask_threshold
         if masks.dtype == bool:
             if tuple(whole) == tuple(size):
                 return masks
-            masks = masks.astype(np.float32)
+            masks, threshold = masks.astype(np.float32), 0.5
         # The size that the whole input, with its padding, has in the image.
         target = [-(-w * s // r) for w, s, r in zip(whole, size, resized)]
-        return paste_masks(masks, size, target, self._mask_threshold)
+        return paste_masks(masks, size, target, threshold)

@@ -83,7 +83,7 @@ def test_channels(picture):
     grey = np.asarray(Image.fromarray(picture[:, :, ::-1].copy()).convert("L"))
     assert np.array_equal(to_channels(picture, "L")[..., 0], grey)
     assert np.array_equal(to_channels(grey, "BGR"), np.repeat(grey[..., None], 3, axis=2))
-    for wrong in (picture[:, :, :2], picture.astype(float), picture[:0], picture[0, 0]):
+    for wrong in (None, picture[:, :, :2], picture.astype(float), picture[:0], picture[0, 0]):
         with pytest.raises(ValueError, match="an image"):
             to_channels(wrong, "BGR")
 

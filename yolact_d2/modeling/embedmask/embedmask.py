@@ -212,7 +212,7 @@ class EmbedMask(InstanceDetector):
             classes (D,); indices (D,) of the locations.
         """
         scores, location, classes = self.choose_candidates(locations, predictions)
-        found = scores >= 0
+        found = (scores >= 0).nonzero().squeeze(1)
         scores, location, classes = scores[found], location[found], classes[found]
         boxes = self.decode(locations, predictions.distances, location, input_size)
         kept = batched_nms(counting_pixels(boxes), scores, classes, self.test_nms_thresh)

@@ -128,7 +128,7 @@ def fast_nms(
     )
     if torch.compiler.is_exporting():  # the number of detections is fixed
         return Detections(indices[0], classes[0], scores[0])
-    found = scores[0] >= 0
+    found = (scores[0] >= 0).nonzero().squeeze(1)
     return Detections(indices[0, found], classes[0, found], scores[0, found])
 
 

@@ -307,10 +307,11 @@ class YOLACT(InstanceDetector):
             max_detections=self.max_detections_per_image,
         )
         kept, classes, scores = detections
-        above = scores >= self.test_score_thresh
+        is_above = scores >= self.test_score_thresh
         if torch.compiler.is_exporting():  # the number of detections is fixed
-            scores = scores.masked_fill(~above, 0)
+            scores = scores.masked_fill(~is_above, 0)
         else:
+            above = is_above.nonzero().squeeze(1)
             kept, classes, scores = kept[above], classes[above], scores[above]
         coefficients = predictions.coefficients[candidates[kept]]
         return boxes[kept], scores, classes, clamp_finite(coefficients)
