@@ -114,7 +114,9 @@ def describe(state_dict: StateDict) -> str:
     """Say in a few words which model a state dict, under any known names, belongs to."""
     ours = translate(state_dict)
     backbone = _backbone_name(ours)
-    if not any(key.startswith("head.") for key in ours):
+    # RetinaNet and FCOS have towers too, but none for masks.
+    is_other = any(key.startswith("head.cls_subnet.") for key in ours) and not is_embedmask(ours)
+    if is_other or not any(key.startswith("head.") for key in ours):
         if backbone and all(k.startswith(_BOTTOM_UP) or _CLASSIFIER.search(k) for k in ours):
             return f"a bare {backbone}"
         prefixes = sorted({key.split(".")[0] for key in state_dict})

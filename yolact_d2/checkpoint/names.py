@@ -75,7 +75,7 @@ def to_official(state_dict: StateDict) -> StateDict:
 
 def is_embedmask(state_dict: StateDict) -> bool:
     """Whether tensors with this project's names are of an EmbedMask."""
-    return any(key.startswith("head.cls_subnet.") for key in state_dict)
+    return any(key.startswith("head.mask_subnet.") for key in state_dict)
 
 
 def from_plain_backbone(state_dict: StateDict) -> StateDict:

@@ -11,7 +11,7 @@ from ..instance_detector import InstanceDetector, clamp_finite, output_size, spl
 from ..tracing import smaller
 from .criterion import EmbedMaskCriterion
 from .head import EmbedMaskHead, EmbedMaskPredictions
-from .masks import MIN_THRESHOLD, paste_masks
+from .masks import MIN_THRESHOLD, STRIDE, paste_masks
 
 
 @META_ARCH_REGISTRY.register()
@@ -90,6 +90,20 @@ class EmbedMask(InstanceDetector):
             raise ValueError(
                 "EmbedMask has one location a cell: MODEL.ANCHOR_GENERATOR.SIZES and ASPECT_RATIOS "
                 "have one value for each level"
+            )
+        for shape, centers in zip(
+            feature_shapes, first_centers(shared["anchor_generator"], len(feature_shapes))
+        ):
+            if centers != [shape.stride / 2] * 2:
+                raise ValueError(
+                    f"MODEL.ANCHOR_GENERATOR: at stride {shape.stride} the centre of the first "
+                    f"anchor is {centers}, not the middle of its cell: EmbedMask needs "
+                    "DefaultAnchorGenerator with OFFSET 0.5"
+                )
+        if feature_shapes[0].stride != 2 * STRIDE:
+            raise ValueError(
+                f"MODEL.EMBEDMASK.IN_FEATURES begins with stride {feature_shapes[0].stride}, not "
+                f"{2 * STRIDE}"
             )
         node = cfg.MODEL.EMBEDMASK
         if not MIN_THRESHOLD <= node.MASK_THRESH_TEST < 1:
@@ -271,6 +285,12 @@ class EmbedMask(InstanceDetector):
         x, y = corners.clamp(min=0).unbind(dim=2)
         boxes = torch.stack([x.clamp(max=width - 1), y.clamp(max=height - 1)], dim=2)
         return boxes.flatten(1)
+
+
+def first_centers(anchor_generator: nn.Module, num_levels: int) -> list[list[float]]:
+    """x and y of the first location of each level, in pixels."""
+    cells = [torch.zeros(1, 1, 1, 1)] * num_levels
+    return [anchors.get_centers()[0].tolist() for anchors in anchor_generator(cells)]
 
 
 def counting_pixels(boxes: Tensor) -> Tensor:
