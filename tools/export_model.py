@@ -24,8 +24,10 @@ from yolact_d2 import Predictor, load_config
 from yolact_d2.config import model_node
 from yolact_d2.data import UnreadableImage, read_image
 from yolact_d2.export import export_onnx, export_openvino, export_program, quantize
+from yolact_d2.export.graph import IMAGES, OUTPUTS
 from yolact_d2.files import check_writable
 from yolact_d2.inference import find_images
+from yolact_d2.modeling import YOLACT
 from yolact_runtime import Detections
 from yolact_runtime import Predictor as RuntimePredictor
 
@@ -33,9 +35,9 @@ _SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2"}
 # A detection of the file matches one of the model of the same class within these.
 _MAX_SCORE_DIFFERENCE = 2e-3
 _MAX_BOX_DIFFERENCE = 0.1  # pixels
-# What the exit status demands of float32 files and, in int8, of boxes that overlap well.
-_LEAST_MATCHED = 0.99
-_LEAST_MATCHED_INT8 = 0.8
+# What the exit status demands: the share of all detections that are matched, and the 5th percentile
+# of the mask IoU of the matched.
+_LEAST, _LEAST_INT8 = (0.99, 0.95), (0.8, 0.5)
 
 
 class Comparison(NamedTuple):
@@ -47,6 +49,16 @@ class Comparison(NamedTuple):
     mask_ious: list[float]
     seconds: list[tuple[float, float]]
     """Of the model and of the file, for each image."""
+
+    def agrees(self, least_matched: float, least_iou: float) -> bool:
+        """
+        Args:
+            least_matched: share of the detections, of the model or of the file if it has more.
+            least_iou: 5th percentile of the mask IoU of the matched.
+        """
+        wanted = max(self.num_detections, self.num_found)
+        is_matched = self.num_matched >= least_matched * wanted
+        return is_matched and (not wanted or np.percentile(self.mask_ious, 5) >= least_iou)
 
     def report(self) -> str:
         ious = self.mask_ious or [float("nan")]
@@ -120,12 +132,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--format", choices=_SUFFIXES, default="onnx")
     parser.add_argument("--output", required=True, help="the file")
-    parser.add_argument(
-        "--outputs", choices=("masks", "coefficients", "full", "raw"), default="masks"
-    )
-    parser.add_argument(
-        "--image", choices=("uint8", "float"), help="default: uint8; EmbedMask takes float"
-    )
+    parser.add_argument("--outputs", choices=OUTPUTS, default="masks")
+    parser.add_argument("--image", choices=IMAGES, help="default: uint8; EmbedMask takes float")
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of EmbedMask's images"
     )
@@ -152,6 +160,10 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError("--int8 is for the formats onnx and openvino")
     if args.int8 and not args.calibration:
         raise ValueError("--int8 needs --calibration, a folder of real images")
+    if args.calibration and not args.int8:
+        raise ValueError("--calibration is for --int8")
+    if args.opset and args.format == "torch_export":
+        raise ValueError("--opset is for the formats onnx and openvino")
     runs = args.format != "torch_export" and args.outputs in ("masks", "full")
     if (args.check or args.int8) and not runs:
         raise ValueError(
@@ -161,7 +173,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace, predictor: Predictor, images: Sequence[str]) -> None:
-    is_yolact = hasattr(predictor.model, "protonet")
+    is_yolact = isinstance(predictor.model, YOLACT)
     options = {
         "outputs": args.outputs,
         "image": args.image or ("uint8" if is_yolact else "float"),
@@ -207,11 +219,14 @@ def main() -> int:
         return 0
     comparison = compare(predictor, RuntimePredictor(args.output), images, args.int8)
     print(comparison.report())
-    least = _LEAST_MATCHED_INT8 if args.int8 else _LEAST_MATCHED
-    agrees = comparison.num_matched >= least * comparison.num_detections
-    if not agrees:
-        print(f"the file and the model disagree: less than {least:.0%} are matched")
-    return 0 if agrees else 1
+    share, iou = _LEAST_INT8 if args.int8 else _LEAST
+    if comparison.agrees(share, iou):
+        return 0
+    print(
+        f"the file and the model disagree: less than {share:.0%} of the detections are matched, or "
+        f"the mask IoU (5th percentile) is below {iou}"
+    )
+    return 1
 
 
 if __name__ == "__main__":

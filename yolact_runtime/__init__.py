@@ -1,6 +1,6 @@
 """Exported YOLACT and EmbedMask models, without PyTorch and Detectron2.
 
-It needs numpy, and onnxruntime for .onnx files or openvino for .xml (and .onnx) files. With OpenCV
+It needs numpy, and onnxruntime for .onnx files or openvino for .xml files. With OpenCV
 it reads more image formats and writes labels. See docs/deployment.md.
 """
 

@@ -100,33 +100,31 @@ def _decode_png(data: bytes, path: str) -> np.ndarray:
     if depth != 8 or colour not in _PNG_CHANNELS or interlace:
         raise ValueError(f"{path!r} is a kind of PNG that needs opencv-python")
     channels = _PNG_CHANNELS[colour]
-    lines = np.frombuffer(raw, np.uint8).reshape(height, 1 + width * channels)
-    image = np.zeros((height, width, channels), np.uint8)
-    above = np.zeros((width, channels), np.uint8)
-    for row, line in enumerate(lines):
-        image[row] = above = _unfilter(line[0], line[1:].reshape(width, channels), above)
+    length = width * channels
+    lines, above = bytearray(), bytes(length)
+    for start in range(0, len(raw), length + 1):
+        line = raw[start + 1 : start + 1 + length]
+        above = _unfilter(raw[start], line, above, channels)
+        lines += above
+    image = np.frombuffer(lines, np.uint8).reshape(height, width, channels)
     if channels < 3:
         return np.repeat(image[:, :, :1], 3, axis=2)
     return np.ascontiguousarray(image[:, :, 2::-1])
 
 
-def _unfilter(kind: int, line: np.ndarray, above: np.ndarray) -> np.ndarray:
-    """Undo a PNG filter: pixels are differences to the pixels to the left and above."""
+def _unfilter(kind: int, line: bytes, above: bytes, step: int) -> bytes:
+    """Undo a PNG filter: bytes are differences to a prediction from the pixels to the left and
+    above, which are `step` bytes apart."""
     if kind == 0:
         return line
-    if kind == 1:
-        return line.cumsum(axis=0, dtype=np.uint8)
-    if kind == 2:
-        return line + above
-    pixels = np.zeros_like(line)
-    left = corner = np.zeros(line.shape[1], int)
-    for x, (value, up) in enumerate(zip(line.astype(int), above.astype(int))):
-        if kind == 3:
-            predicted = (left + up) // 2
-        else:  # Paeth: the neighbour nearest to left + up - corner
+    out = bytearray(step) + line  # begins with a pixel of zeros
+    corners = bytes(step) + above
+    for i, value in enumerate(line):
+        left, up, corner = out[i], above[i], corners[i]
+        if kind == 4:  # Paeth: the neighbour nearest to left + up - corner
             estimate = left + up - corner
-            near = np.abs(np.stack([estimate - left, estimate - up, estimate - corner]))
-            predicted = np.stack([left, up, corner])[near.argmin(axis=0), np.arange(len(up))]
-        left = (value + predicted) % 256
-        pixels[x], corner = left, up
-    return pixels
+            predicted = min((left, up, corner), key=lambda x: abs(estimate - x))
+        else:
+            predicted = (0, left, up, (left + up) // 2)[kind]
+        out[i + step] = (value + predicted) % 256
+    return bytes(out[step:])

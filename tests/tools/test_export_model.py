@@ -5,7 +5,7 @@ from detectron2.structures import Boxes, Instances
 from processes import REPO, assert_refused, run_here
 from small_models import tiny_yolact
 
-from tools.export_model import match
+from tools.export_model import Comparison, match
 from yolact_d2.data.shapes import generate_shapes
 from yolact_runtime import Detections
 
@@ -28,6 +28,17 @@ def test_match_pairs_each_detection_once():
     assert match(expected, got, int8=True) == [(0, 2), (2, 1), (3, 0)]
     nothing = Detections(*(x[:0] for x in got[:4]))
     assert match(expected, nothing, int8=False) == match(expected[:0], got, int8=True) == []
+
+
+def test_a_file_agrees_if_detections_and_masks_do():
+    def agrees(num_detections, num_found, ious):
+        return Comparison(num_detections, num_found, len(ious), ious, []).agrees(0.9, 0.8)
+
+    assert agrees(10, 10, [0.9] * 10) and agrees(10, 10, [0.9] * 9) and agrees(0, 0, [])
+    assert not agrees(10, 10, [0.9] * 8)
+    assert not agrees(10, 12, [0.9] * 10)  # the file has more
+    assert not agrees(10, 10, [0.1] * 10)  # the masks are wrong
+    assert not agrees(10, 0, [])
 
 
 @pytest.mark.slow
@@ -55,6 +66,8 @@ def test_program_exports_checks_and_refuses(tmp_path):
     for args, output, message in (
         ((), "m.xml", "does not end in .onnx"),
         (("--int8",), "n.onnx", "--int8 needs --calibration"),
+        (("--calibration", tmp_path), "n.onnx", "--calibration is for --int8"),
+        (("--format", "torch_export", "--opset", 20), "n.pt2", "--opset is for"),
         (("--int8", "--calibration", tmp_path / "none"), "n.onnx", "none"),
         (("--outputs", "raw", "--check", pictures[0]), "n.onnx", "with the outputs masks"),
         (("--check", tmp_path / "model.pth"), "n.onnx", "model.pth"),

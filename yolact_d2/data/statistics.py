@@ -51,7 +51,6 @@ def format_statistics(
     num_empty = len(images) - len(np.unique(image))
 
     lost_at = "lost at S: not more than INPUT.MIN_BOX_SIZE wide or high in the S x S input"
-
     lines = [
         f"{len(images)} images, {num_empty} of them without annotations, which training leaves out",
         f"{is_object.sum()} objects and {(~is_object).sum()} crowd regions of {len(categories)} "

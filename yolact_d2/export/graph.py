@@ -9,6 +9,7 @@ import math
 import torch
 from detectron2.structures import Boxes
 from torch import Tensor, nn
+from torch.export import Dim
 from torch.nn import functional as F
 from torchvision.ops import nms
 
@@ -42,7 +43,7 @@ class ModelGraph(nn.Module):
     image, scores (N, D), 0 where there is no detection, classes (N, D) int64; for YOLACT++
     mask_scores (N, D); and, by `outputs`:
 
-    * "masks": masks (N, D, h, w) in 0..1, on a grid that covers the image, 0 far from the box.
+    * "masks": masks (N, D, h, w), at most 1, on a grid that covers the image, 0 far from the box.
     * "full": masks (N, D, H, W) bool, in pixels of the image.
     * "coefficients": coefficients (N, D, k) and prototypes (N, k, h, w).
 
@@ -58,6 +59,19 @@ class ModelGraph(nn.Module):
     takes_batches: bool
     output_names: list[str]
     mask_threshold: float
+
+    def trace_input(self, dynamic_batch: bool, dynamic_size: bool) -> tuple[Tensor, dict[int, Dim]]:
+        """An input to trace the graph with, and its dimensions that are not fixed."""
+        dimensions, example = {}, self.example
+        if dynamic_batch and self.takes_batches:
+            dimensions[0] = Dim("batch")
+        else:
+            example = example[:1]
+        if self.image == "uint8" and dynamic_size:
+            dimensions |= {1: Dim("height"), 2: Dim("width")}
+        elif self.image == "uint8":
+            example = example[:, : self.input_size[0], : self.input_size[1]]
+        return example, dimensions
 
 
 def build_graph(
@@ -140,7 +154,9 @@ class YOLACTGraph(ModelGraph):
         predictions = model.head(features)
         prototypes = clamp_finite(model.protonet(features[0]))
 
-        found = self.raw(predictions) if self.outputs == "raw" else self.detect(predictions)
+        found = self.raw(predictions)
+        if self.outputs != "raw":
+            found = self.detect(**found)
         boxes = found["boxes"]
         found["boxes"] = scale_boxes(clip_boxes(boxes), size)
         found["prototypes"] = prototypes
@@ -161,12 +177,10 @@ class YOLACTGraph(ModelGraph):
         coefficients = clamp_finite(predictions.coefficients)
         return {"boxes": boxes, "scores": scores.clamp(min=0), "coefficients": coefficients}
 
-    def detect(self, predictions: DensePredictions) -> dict[str, Tensor]:
+    def detect(self, boxes: Tensor, scores: Tensor, coefficients: Tensor) -> dict[str, Tensor]:
         model = self.model
-        scores = predictions.logits.softmax(dim=-1)[..., :-1]
         is_candidate = scores.amax(dim=-1, keepdim=True) > model.test_anchor_score_thresh
         scores = scores.masked_fill(~is_candidate, -1)
-        boxes, scores = model.decode(self.anchors, predictions.deltas, scores)
         indices, classes, scores = fast_nms_of_batch(
             boxes,
             scores,
@@ -174,7 +188,6 @@ class YOLACTGraph(ModelGraph):
             topk=model.test_topk_candidates,
             max_detections=model.max_detections_per_image,
         )
-        coefficients = clamp_finite(predictions.coefficients)
         return {
             "boxes": boxes.gather(1, indices[..., None].expand(-1, -1, 4)),
             "scores": scores.masked_fill(scores < model.test_score_thresh, 0).clamp(min=0),

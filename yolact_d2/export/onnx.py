@@ -1,11 +1,10 @@
 import torch
 from detectron2.data.catalog import Metadata
-from torch.export import Dim
 
 from ..files import atomic_write, check_writable
 from ..modeling.backbone.deform import ModulatedDeformConv2d
 from ..modeling.instance_detector import InstanceDetector
-from .graph import ModelGraph, build_graph
+from .graph import build_graph
 from .metadata import describe_graph
 
 _DEFAULT_OPSET = 20
@@ -54,7 +53,7 @@ def export_onnx(
             f"opset is {opset}: deformable convolutions (YOLACT++) need {_DEFORM_CONV_OPSET}"
         )
     graph = build_graph(model, outputs, image, size)
-    example, dynamic_shapes = trace_input(graph, dynamic_batch, dynamic_size)
+    example, dynamic_shapes = graph.trace_input(dynamic_batch, dynamic_size)
     program = torch.onnx.export(
         graph,
         (example,),
@@ -71,21 +70,3 @@ def export_onnx(
     onnx.checker.check_model(proto, full_check=True)
     with atomic_write(path) as partial:
         onnx.save(proto, partial)
-
-
-def trace_input(
-    graph: ModelGraph, dynamic_batch: bool, dynamic_size: bool
-) -> tuple[torch.Tensor, dict[int, Dim]]:
-    """An input to trace a graph with, and its dimensions that are not fixed."""
-    dimensions = {}
-    example = graph.example
-    if dynamic_batch and graph.takes_batches:
-        dimensions[0] = Dim("batch")
-    else:
-        example = example[:1]
-    if graph.image == "uint8":
-        if dynamic_size:
-            dimensions |= {1: Dim("height"), 2: Dim("width")}
-        else:
-            example = example[:, : graph.input_size[0], : graph.input_size[1]]
-    return example, dimensions

@@ -9,14 +9,11 @@ from ..modeling.instance_detector import InstanceDetector
 from .onnx import export_onnx
 
 
-def export_openvino(
-    model: InstanceDetector, path: str, *, half: bool = False, **options: Any
-) -> None:
+def export_openvino(model: InstanceDetector, path: str, **options: Any) -> None:
     """Write a model in OpenVINO's format: `path`, which ends in .xml, and the weights beside it in
     a file that ends in .bin.
 
     Args:
-        half: store weights in float16, which halves the file.
         options: of :func:`export_onnx`.
 
     Raises:
@@ -37,7 +34,7 @@ def export_openvino(
         converted = openvino.convert_model(onnx_path, extension=extension)
         for key, value in read_onnx_metadata(onnx_path).items():
             converted.set_rt_info(value, ["yolact_d2", key])
-        save_ir(converted, path, half)
+        save_ir(converted, path)
 
 
 def check_xml_path(path: str) -> None:
@@ -56,14 +53,14 @@ def read_onnx_metadata(path: str) -> dict[str, str]:
     return {x.key: x.value for x in onnx.load(path, load_external_data=False).metadata_props}
 
 
-def save_ir(model: Any, path: str, half: bool = False) -> None:
+def save_ir(model: Any, path: str) -> None:
     """Write an OpenVINO model, both files or neither."""
     import openvino
 
     folder, name = os.path.split(path)
     stem = name.removesuffix(".xml")
     with tempfile.TemporaryDirectory(dir=folder or ".") as partial:
-        openvino.save_model(model, os.path.join(partial, name), compress_to_fp16=half)
+        openvino.save_model(model, os.path.join(partial, name), compress_to_fp16=False)
         for suffix in (".bin", ".xml"):
             os.replace(os.path.join(partial, stem + suffix), os.path.join(folder, stem + suffix))
 

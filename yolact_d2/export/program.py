@@ -7,7 +7,6 @@ from ..files import atomic_write, check_writable
 from ..modeling.instance_detector import InstanceDetector
 from .graph import build_graph
 from .metadata import describe_graph
-from .onnx import trace_input
 
 
 def export_program(
@@ -29,7 +28,7 @@ def export_program(
     """
     check_writable(path)
     graph = build_graph(model, outputs, image, size)
-    example, dynamic_shapes = trace_input(graph, dynamic_batch, dynamic_size)
+    example, dynamic_shapes = graph.trace_input(dynamic_batch, dynamic_size)
     program = torch.export.export(graph, (example,), dynamic_shapes=(dynamic_shapes,))
     extra = {"metadata.json": json.dumps(describe_graph(graph, metadata))}
     with atomic_write(path) as partial:

@@ -21,9 +21,10 @@ MIN_THRESHOLD = 0.007
 def windows(boxes: Tensor, grid_size: Sequence[int]) -> Tensor:
     """(N, 4) int64 XYXY ranges of the cells where the masks of boxes (N, 4) XYXY, in pixels of the
     network input, are computed; ends excluded."""
-    cells = (boxes / STRIDE).long() + boxes.new_tensor([-2, -2, 2, 2]).long()
+    cells = (boxes / STRIDE).long()
+    cells = torch.stack([cells[:, :2] - 2, cells[:, 2:] + 2], dim=1)
     height, width = grid_size
-    x, y = cells.view(-1, 2, 2).clamp(min=0).unbind(dim=2)
+    x, y = cells.clamp(min=0).unbind(dim=2)
     return torch.stack([x.clamp(max=width), y.clamp(max=height)], dim=2).flatten(1)
 
 
