@@ -39,6 +39,9 @@ def _add_shared_keys(cfg: CN) -> None:
     # Drop objects whose width or height after augmentation is at most this, in pixels.
     cfg.INPUT.MIN_BOX_SIZE = 4.0
 
+    # "SGD" or "AdamW".
+    cfg.SOLVER.OPTIMIZER = "SGD"
+
     # Batches with non-finite losses or gradients are skipped; after this many in a row training
     # stops.
     cfg.SOLVER.MAX_SKIPPED = 10

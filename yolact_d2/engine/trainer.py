@@ -22,6 +22,7 @@ from ..evaluation import build_evaluator
 from ..files import remove_partial_files
 from ..modeling.backbone.batch_norm import batch_norms
 from .checkpointer import TrainingCheckpointer
+from .optimizer import build_optimizer
 from .train_loop import SkipNonFiniteTrainer
 
 logger = logging.getLogger(__name__)
@@ -140,6 +141,10 @@ class Trainer(DefaultTrainer):
     ) -> dict[str, Any]:
         broadcast_batch_norm_statistics(model)
         return super().test(cfg, model, evaluators)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
