@@ -100,7 +100,7 @@ def cfg():
 def _trained_on(cfg):
     """What the mapper makes, without augmentation, of what the loader is given."""
     [record] = usable_training_dicts(cfg, NAME)
-    return YOLACTDatasetMapper(augmentations=[], image_format="RGB", min_box_size=0)(record)
+    return YOLACTDatasetMapper(True, augmentations=[], image_format="RGB", min_box_size=0)(record)
 
 
 def _warnings(caplog):
@@ -201,7 +201,9 @@ def test_decoded_runs_are_those_that_were_encoded():
 
 
 def _mapped(tmp_path, record, *augmentations):
-    mapper = YOLACTDatasetMapper(augmentations=augmentations, image_format="RGB", min_box_size=0)
+    mapper = YOLACTDatasetMapper(
+        True, augmentations=augmentations, image_format="RGB", min_box_size=0
+    )
     annotations = [{**record, "bbox_mode": BoxMode.XYWH_ABS}]
     path = write_image(tmp_path / "a.png")
     return mapper({"file_name": path, "annotations": annotations})["instances"]

@@ -7,11 +7,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, BoxMode
 from plain import base_cfg
 from pycocotools import mask as mask_api
 
+from yolact_d2 import load_config
 from yolact_d2.data import YOLACTDatasetMapper
 from yolact_d2.data.augmentation import PatchTransform
 
@@ -233,6 +235,7 @@ def test_integer_annotations_are_not_truncated(objects, mode):
 def test_objects_with_their_centre_outside_a_patch_are_dropped(objects):
     patch = PatchTransform(50, 30, 100, 80, WIDTH, HEIGHT)  # x in 50..150, y in 30..110
     mapper = YOLACTDatasetMapper(
+        True,
         augmentations=[patch, T.ResizeTransform(80, 100, 160, 200)],
         image_format="RGB",
         min_box_size=4,
@@ -304,3 +307,46 @@ def test_input_is_not_modified(objects):
     for _ in range(8):
         _moving_mapper()(record)
         np.testing.assert_equal(record, before)
+
+
+def _embedmask_cfg(*opts):
+    return load_config("embedmask_R_50_FPN_1x", ["INPUT.MIN_SIZE_TRAIN", (SIDE,), *opts])
+
+
+def test_embedmask_examples_are_those_of_detectron2(objects):
+    cfg = _embedmask_cfg()
+    flipped = set()
+    for seed in range(6):
+        annotations = [a for a in _annotations() if not a["iscrowd"]]
+        got, expected = (
+            _map(mapper, objects, copy.deepcopy(annotations), seed)
+            for mapper in (YOLACTDatasetMapper(cfg), DatasetMapper(cfg, is_train=True))
+        )
+        assert torch.equal(got["image"], expected["image"]) and got["image"].dtype == torch.uint8
+        got, expected = got["instances"], expected["instances"]
+        torch.testing.assert_close(got.gt_boxes.tensor, expected.gt_boxes.tensor)
+        assert torch.equal(got.gt_classes, expected.gt_classes)
+        assert torch.equal(got.gt_masks.tensor, expected.gt_masks.tensor)
+        flipped.add(got.gt_boxes.tensor[0, 0].item() > SIDE / 2)
+    assert flipped == {True, False}
+
+
+def test_crops_of_embedmask_keep_the_visible_parts(objects):
+    opts = "INPUT.CROP.ENABLED True INPUT.CROP.TYPE relative INPUT.CROP.SIZE [0.5,0.7]".split()
+    mapper, cut = YOLACTDatasetMapper(_embedmask_cfg(*opts)), 0
+    palette = np.array([BACKGROUND, *COLOURS], np.float32)
+    for seed in range(20):
+        result = _map(mapper, objects, _annotations(), seed)
+        assert result["image"].shape == (3, SIDE, round(SIDE * WIDTH * 0.7 / (HEIGHT * 0.5)))
+        image, instances = result["image"].flip(0).numpy(), result["instances"]  # RGB
+        colours = np.linalg.norm(image[None] - palette[:, :, None, None], axis=1).argmin(0) - 1
+        for category, mask, box in zip(
+            instances.gt_classes.tolist(),
+            instances.gt_masks.tensor.numpy(),
+            instances.gt_boxes.tensor.numpy(),
+        ):
+            assert _iou(mask, colours == category) > 0.9
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            assert box.tolist() == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+            cut += rows[-1] == SIDE - 1
+    assert cut > 5

@@ -10,7 +10,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from yolact_d2.data import ImageMapper, UnreadableImage, YOLACTDatasetMapper
+from yolact_d2.data import UnreadableImage, YOLACTDatasetMapper
 from yolact_d2.data.augmentation import ExpandTransform, LimitSize, RandomExpand
 
 SIDE = 64
@@ -58,7 +58,7 @@ def test_extreme_images_are_used(tmp_path, cfg, kind):
     size, boxes, crowd = EXTREMES[kind]
     record = _record(tmp_path, *size, boxes, crowd)
     mapper = YOLACTDatasetMapper(
-        augmentations=[T.Resize((SIDE, SIDE))], image_format="RGB", min_box_size=0
+        True, augmentations=[T.Resize((SIDE, SIDE))], image_format="RGB", min_box_size=0
     )
     mapped = mapper(record)
     assert mapped["image"].shape == (3, SIDE, SIDE)
@@ -79,7 +79,7 @@ def test_extreme_images_are_used(tmp_path, cfg, kind):
         assert mapped["image"].shape == (3, SIDE, SIDE) and mapped["image"].isfinite().all()
         assert len(mapped["instances"]) <= len(boxes)
 
-    evaluated = ImageMapper(cfg)(record)
+    evaluated = YOLACTDatasetMapper(cfg, is_train=False)(record)
     assert evaluated["image"].shape == (3, *size[::-1])
     assert (evaluated["width"], evaluated["height"]) == size
 

@@ -10,7 +10,7 @@ from detectron2.data import DatasetMapper
 from PIL import Image
 from plain import base_cfg
 
-from yolact_d2.data import ImageMapper, UnreadableImage, YOLACTDatasetMapper, read_image
+from yolact_d2.data import UnreadableImage, YOLACTDatasetMapper, read_image
 from yolact_d2.data.images import displayed_size, leaves_folder
 from yolact_d2.inference import ImageFiles
 
@@ -103,8 +103,8 @@ UNREADABLE = {
 
 def _mappers(image_format):
     return (
-        YOLACTDatasetMapper(augmentations=[], image_format=image_format, min_box_size=4),
-        ImageMapper(augmentations=[], image_format=image_format),
+        YOLACTDatasetMapper(True, augmentations=[], image_format=image_format, min_box_size=4),
+        YOLACTDatasetMapper(False, augmentations=[], image_format=image_format),
     )
 
 
@@ -161,7 +161,10 @@ def test_image_mapper_equals_detectron2(tmp_path):
         cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.FORMAT = min_size, image_format
         _pillow(RGB)(tmp_path / name)
         record["file_name"] = str(tmp_path / name)
-        ours, theirs = ImageMapper(cfg)(record), DatasetMapper(cfg, False)(record)
+        ours, theirs = (
+            YOLACTDatasetMapper(cfg, is_train=False)(record),
+            DatasetMapper(cfg, False)(record),
+        )
         assert torch.equal(ours.pop("image"), image := theirs.pop("image"))
         assert image.shape == ((3, 40, 60) if min_size else (3, HEIGHT, WIDTH))
         assert ours == theirs and "annotations" not in ours

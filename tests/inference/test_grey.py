@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 
 from yolact_d2 import Predictor
-from yolact_d2.data import ImageMapper, YOLACTDatasetMapper, read_image
+from yolact_d2.data import YOLACTDatasetMapper, read_image
 from yolact_d2.data.shapes import generate_shapes, register_shapes
 
 
@@ -41,7 +41,9 @@ def test_grey_model_trains_and_predicts(shapes_cfg, tmp_path, mean, std):
     cfg.MODEL.WEIGHTS = str(tmp_path / "weights.pth")
     predictor, path = Predictor(cfg, top_k=2), records[0]["file_name"]
     with torch.no_grad():  # as the evaluation does
-        expected = predictor.model([ImageMapper(cfg)(records[0])])[0]["instances"]
+        expected = predictor.model([YOLACTDatasetMapper(cfg, is_train=False)(records[0])])[0][
+            "instances"
+        ]
     for image in (path, read_image(path, "BGR"), read_image(path, "L")):
         found = predictor(image)
         assert torch.equal(found.scores, expected.scores) and len(found) == 2

@@ -207,6 +207,14 @@ class PatchTransform(CropTransform):
         return [self.apply_coords(polygon) for polygon in polygons]
 
 
+class RandomCrop(T.RandomCrop):
+    """Detectron2's crop, as :class:`PatchTransform`."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        crop = super().get_transform(image)
+        return PatchTransform(crop.x0, crop.y0, crop.w, crop.h, crop.orig_w, crop.orig_h)
+
+
 class RandomPatch(T.Augmentation):
     """Crop to a random patch that contains the centre of at least one object.
 

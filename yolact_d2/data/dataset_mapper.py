@@ -1,7 +1,5 @@
-import contextlib
 import copy
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,13 +8,14 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks, BoxMode
+from detectron2.structures import BitMasks, BoxMode, Instances
 
 from ..config import model_node
 from .annotations import Size, clip_box, is_usable_annotation, leaves_image, valid_polygons
 from .augmentation import (
     AS_FLOAT,
     LimitSize,
+    RandomCrop,
     box_centers,
     build_augmentation,
     max_side,
@@ -26,45 +25,58 @@ from .images import UnreadableImage, read_image
 
 
 class YOLACTDatasetMapper:
-    """Map a dataset dict of Detectron2 to a training example.
+    """Detectron2's :class:`DatasetMapper` for this project: map a dataset dict to a model input.
 
-    The augmentation is YOLACT's or, for EmbedMask, Detectron2's. Unlike Detectron2's
-    :class:`DatasetMapper`, this one reads images by :func:`read_image`, clips boxes and masks to
-    the image beforehand, keeps crowd regions (`gt_iscrowd`), drops objects whose centre leaves the
-    image or that become too small, and accepts polygons and RLE side by side.
+    The augmentation is YOLACT's or, for EmbedMask, Detectron2's. Unlike Detectron2's mapper, this
+    one reads images by :func:`read_image`, clips boxes and masks to the image beforehand, keeps
+    crowd regions (`gt_iscrowd`), drops objects whose centre leaves the image or that become too
+    small, and accepts polygons and RLE side by side.
     """
 
     @configurable
     def __init__(
         self,
+        is_train: bool,
         *,
         augmentations: list[T.Augmentation | T.Transform],
         image_format: str,
-        min_box_size: float,
+        min_box_size: float = 0.0,
+        recompute_boxes: bool = False,
     ):
         """
         Args:
-            augmentations: of 8-bit images; the last one resizes the image to the model's input
-                size.
+            is_train: whether the annotations are used.
+            augmentations: of 8-bit images.
             image_format: see :func:`read_image`.
             min_box_size: objects whose box is not wider and higher than this, in pixels of the
                 augmented image, are dropped. (The box loss of a box without area is infinite.)
+            recompute_boxes: make boxes that fit the masks of the augmented image, instead of
+                clipping the augmented boxes.
         """
+        self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.min_box_size = min_box_size
-        logging.getLogger(__name__).info(f"Augmentations used in training: {augmentations}")
+        self.recompute_boxes = recompute_boxes
+        mode = "training" if is_train else "inference"
+        logging.getLogger(__name__).info(f"Augmentations used in {mode}: {augmentations}")
 
     @classmethod
-    def from_config(cls, cfg):
-        if model_node(cfg) == "YOLACT":
+    def from_config(cls, cfg, is_train: bool = True):
+        is_yolact = model_node(cfg) == "YOLACT"
+        has_crop = is_train and not is_yolact and cfg.INPUT.CROP.ENABLED
+        if is_train and is_yolact:
             augmentations = [LimitSize(max_side(cfg)), AS_FLOAT, *build_augmentation(cfg)]
-        else:
-            augmentations = utils.build_augmentation(cfg, is_train=True)
+        else:  # For YOLACT none: INPUT.MIN_SIZE_TEST is 0, and the model resizes.
+            augmentations = utils.build_augmentation(cfg, is_train)
+        if has_crop:
+            augmentations.insert(0, RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         return {
+            "is_train": is_train,
             "augmentations": augmentations,
             "image_format": cfg.INPUT.FORMAT,
             "min_box_size": cfg.INPUT.MIN_BOX_SIZE,
+            "recompute_boxes": has_crop,
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -73,21 +85,41 @@ class YOLACTDatasetMapper:
             dataset_dict: one image with its annotations, in Detectron2's dataset format.
 
         Returns:
-            the dict without "annotations" and with "image", (3, H, W), float32 for YOLACT and uint8
-            for EmbedMask, and "instances", with `gt_boxes`, `gt_classes`, `gt_masks` (`BitMasks`)
-            and `gt_iscrowd` (bool).
+            the dict without "annotations" and with "image", (3, H, W), uint8 or, for the training
+            of YOLACT, float32; with "height" and "width", those of the file; and in training with
+            "instances", which have `gt_boxes`, `gt_classes`, `gt_masks` (`BitMasks`) and
+            `gt_iscrowd` (bool).
 
         Raises:
             UnreadableImage: if the file cannot be read.
             ValueError: naming the file, if anything else is wrong.
         """
-        with _name_file_in_errors(dataset_dict["file_name"]):
-            return self._map(copy.deepcopy(dataset_dict))
+        try:
+            return self._map(dataset_dict)
+        except (UnreadableImage, utils.SizeMismatchError):  # they name the file already
+            raise
+        except Exception as error:
+            file_name = dataset_dict["file_name"]
+            raise ValueError(f"{file_name}: {type(error).__name__}: {error}") from error
 
     def _map(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        image = read_image(dataset_dict["file_name"], format=self.image_format)
-        utils.check_image_size(dataset_dict, image)
-        annotations = dataset_dict.pop("annotations", [])
+        mapped = copy.deepcopy(dataset_dict)
+        annotations = mapped.pop("annotations", [])
+        image = read_image(mapped["file_name"], format=self.image_format)
+        utils.check_image_size(mapped, image)
+        if self.is_train:
+            image, mapped["instances"] = self._augment(image, annotations)
+        else:
+            aug_input = T.AugInput(image)
+            self.augmentations(aug_input)
+            image = aug_input.image
+        # (H, W, C) -> (C, H, W). Arrays of Pillow are read-only.
+        mapped["image"] = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+        return mapped
+
+    def _augment(
+        self, image: np.ndarray, annotations: list[dict[str, Any]]
+    ) -> tuple[np.ndarray, Instances]:
         size = image.shape[1], image.shape[0]
         # Usually done before; rasterising polygons far outside the image takes unbounded memory.
         annotations = [
@@ -113,68 +145,10 @@ class YOLACTDatasetMapper:
         instances = utils.annotations_to_instances(annotations, image_size, mask_format="bitmask")
         if not annotations:
             instances.gt_masks = BitMasks(torch.zeros(0, *image_size, dtype=torch.bool))
+        elif self.recompute_boxes:
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         instances.gt_iscrowd = torch.from_numpy(is_crowd[kept])
-
-        dataset_dict["image"] = _as_tensor(aug_input.image)
-        dataset_dict["instances"] = instances[instances.gt_boxes.nonempty(self.min_box_size)]
-        return dataset_dict
-
-
-class ImageMapper:
-    """Detectron2's ``DatasetMapper(cfg, is_train=False)``, but reading by :func:`read_image`.
-
-    INPUT.MIN_SIZE_TEST is 0 in the configs of YOLACT, which switches resizing off: the model
-    resizes.
-    """
-
-    @configurable
-    def __init__(self, *, augmentations: list[T.Augmentation], image_format: str):
-        self.augmentations = T.AugmentationList(augmentations)
-        self.image_format = image_format
-
-    @classmethod
-    def from_config(cls, cfg):
-        return {
-            "augmentations": utils.build_augmentation(cfg, is_train=False),
-            "image_format": cfg.INPUT.FORMAT,
-        }
-
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """
-        Args:
-            dataset_dict: one image, in Detectron2's dataset format.
-
-        Returns:
-            the dict without "annotations" and with "image", (3, H, W) uint8, and "height" and
-            "width", those of the file.
-
-        Raises:
-            as :class:`YOLACTDatasetMapper` does.
-        """
-        mapped = copy.deepcopy({k: v for k, v in dataset_dict.items() if k != "annotations"})
-        with _name_file_in_errors(mapped["file_name"]):
-            image = read_image(mapped["file_name"], format=self.image_format)
-            utils.check_image_size(mapped, image)
-            aug_input = T.AugInput(image)
-            self.augmentations(aug_input)
-            mapped["image"] = _as_tensor(aug_input.image)
-        return mapped
-
-
-def _as_tensor(image: np.ndarray) -> torch.Tensor:
-    """(H, W, C) -> (C, H, W)"""
-    # Arrays of Pillow are read-only.
-    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
-
-
-@contextlib.contextmanager
-def _name_file_in_errors(file_name: str) -> Iterator[None]:
-    try:
-        yield
-    except (UnreadableImage, utils.SizeMismatchError):  # they name it already
-        raise
-    except Exception as error:
-        raise ValueError(f"{file_name}: {type(error).__name__}: {error}") from error
+        return aug_input.image, instances[instances.gt_boxes.nonempty(self.min_box_size)]
 
 
 def visible_annotation(annotation: dict[str, Any], size: Size) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from .annotations import xyxy
 from .checks import usable_training_dicts
 from .coco_dataset import make_readable
 from .dataset_dicts import recorded_size
-from .dataset_mapper import ImageMapper, YOLACTDatasetMapper
+from .dataset_mapper import YOLACTDatasetMapper
 from .images import UnreadableImage
 from .statistics import too_small
 
@@ -184,9 +184,9 @@ class RepeatableDataset(Dataset):
 
 
 def build_test_loader(cfg, dataset_name: str) -> "TestLoader":
-    """The loader of a dataset to evaluate on, with :class:`ImageMapper`."""
+    """The loader of a dataset to evaluate on."""
     make_readable(dataset_name, training=False)
-    mapper = partial(_map_or_report, ImageMapper(cfg))
+    mapper = partial(_map_or_report, YOLACTDatasetMapper(cfg, is_train=False))
     return TestLoader(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
 
 

@@ -1,7 +1,9 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.layers import shapes_to_tensor
 from detectron2.modeling import (
     ANCHOR_GENERATOR_REGISTRY,
@@ -11,6 +13,7 @@ from detectron2.modeling import (
 )
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import BitMasks, Instances
+from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from ..checkpoint.names import translate
@@ -39,6 +42,7 @@ class InstanceDetector(DenseDetector):
         pixel_std: Sequence[float],
         test_score_thresh: float,
         max_detections_per_image: int,
+        vis_period: int,
         input_format: str,
     ):
         super().__init__(
@@ -48,6 +52,7 @@ class InstanceDetector(DenseDetector):
         self.criterion = criterion
         self.test_score_thresh = test_score_thresh
         self.max_detections_per_image = max_detections_per_image
+        self.vis_period = vis_period
         self.input_format = input_format
         # Checkpoints of the authors' code load under their own names.
         self.register_load_state_dict_pre_hook(_translate_names)
@@ -102,6 +107,7 @@ class InstanceDetector(DenseDetector):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "test_score_thresh": node.SCORE_THRESH_TEST,
             "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "vis_period": cfg.VIS_PERIOD,
             "input_format": cfg.INPUT.FORMAT,
         }
 
@@ -145,6 +151,58 @@ class InstanceDetector(DenseDetector):
                 "INPUT.MASK_FORMAT to 'bitmask'"
             )
         return gt
+
+    def visualize_if_due(
+        self,
+        batched_inputs: list[dict],
+        inference: Callable[[list[dict]], list[dict[str, Instances]]],
+    ) -> None:
+        """Draw the first training image every `vis_period` iterations.
+
+        Args:
+            batched_inputs: training inputs.
+            inference: returns the detections of the first images of the batch, given their inputs.
+        """
+        if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
+            with torch.no_grad():
+                results = inference([{"image": batched_inputs[0]["image"]}])
+            self.visualize_training(batched_inputs, [x["instances"] for x in results])
+
+    def visualize_training(self, batched_inputs: list[dict], results: list[Instances]) -> None:
+        """Put a drawing of the first image into the event storage: the ground truth, and below it
+        the 20 best detections.
+
+        Args:
+            batched_inputs: training inputs.
+            results: detections, in pixels of "image".
+        """
+        from detectron2.utils.visualizer import Visualizer
+
+        x = batched_inputs[0]
+        image = convert_image_to_rgb(x["image"].permute(1, 2, 0).clamp(0, 255), self.input_format)
+        gt, found = self.ground_truth(x).to("cpu"), results[0][:20].to("cpu")
+        drawings = [
+            Visualizer(image).overlay_instances(boxes=boxes, masks=masks.tensor).get_image()
+            for boxes, masks in (
+                (gt.gt_boxes, gt.gt_masks),
+                (found.pred_boxes, BitMasks(found.pred_masks)),
+            )
+        ]
+        get_event_storage().put_image(
+            "Top: ground truth. Bottom: 20 best detections.",
+            np.concatenate(drawings).transpose(2, 0, 1),
+        )
+
+
+def log_anchor_counts(
+    num_positives: int | Tensor, num_negatives: int | Tensor, num_images: int
+) -> None:
+    """Put the mean numbers of anchors in the class loss of an image into the event storage, if
+    there is one."""
+    if has_event_storage():
+        storage = get_event_storage()
+        storage.put_scalar("num_pos_anchors", num_positives / num_images)
+        storage.put_scalar("num_neg_anchors", num_negatives / num_images)
 
 
 def output_size(x: dict, image_size: Any) -> Any:

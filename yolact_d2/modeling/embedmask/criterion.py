@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..instance_detector import clamp_finite
+from ..instance_detector import clamp_finite, log_anchor_counts
 from .head import EmbedMaskPredictions
 from .losses import giou_loss, iou_plus_one, mask_losses
 from .targets import (
@@ -140,6 +140,7 @@ class EmbedMaskCriterion(nn.Module):
         num_classes = predictions.logits.shape[2]
         labels = torch.full_like(assigned, num_classes)
         image, location = (assigned >= 0).nonzero(as_tuple=True)
+        log_anchor_counts(len(image), assigned.numel() - len(image), len(objects))
         # Objects of all images in one list.
         firsts = itertools.accumulate((len(x) for x in objects), initial=0)
         index = torch.stack([x + first for x, first in zip(assigned, firsts)])[image, location]

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from detectron2.config import configurable
@@ -43,6 +44,7 @@ class EmbedMask(InstanceDetector):
         test_mask_thresh: float = 0.53,
         test_score_thresh: float = 0.0,
         max_detections_per_image: int = 100,
+        vis_period: int = 0,
         input_format: str = "BGR",
     ):
         """
@@ -60,6 +62,7 @@ class EmbedMask(InstanceDetector):
             test_mask_thresh: probability above which a pixel belongs to a mask.
             test_score_thresh: detections with a lower score are dropped after NMS.
             max_detections_per_image: number of best detections to keep.
+            vis_period: draw a training image every this many iterations. 0: never.
             input_format: INPUT.FORMAT, the order of the channels of images.
         """
         super().__init__(
@@ -72,6 +75,7 @@ class EmbedMask(InstanceDetector):
             pixel_std=pixel_std,
             test_score_thresh=test_score_thresh,
             max_detections_per_image=max_detections_per_image,
+            vis_period=vis_period,
             input_format=input_format,
         )
         shapes = backbone.output_shape()
@@ -146,20 +150,12 @@ class EmbedMask(InstanceDetector):
         locations = [anchors.get_centers() for anchors in self.anchor_generator(features)]
         predictions = self.head(features, locations)
         with torch.autocast(self.device.type, enabled=False):
+            inference = partial(self.forward_inference, locations, predictions, images.image_sizes)
             if self.training:
+                self.visualize_if_due(batched_inputs, inference)
                 objects = [self.ground_truth(x) for x in batched_inputs]
                 return self.criterion(locations, predictions, objects)
-            return [
-                {
-                    "instances": self.inference_single_image(
-                        locations,
-                        EmbedMaskPredictions(*(p[i] for p in predictions)),
-                        input_size,
-                        output_size(x, input_size),
-                    )
-                }
-                for i, (x, input_size) in enumerate(zip(batched_inputs, images.image_sizes))
-            ]
+            return inference(batched_inputs)
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """Normalize, pad and batch the images. A grayscale image becomes 3 channels."""
@@ -177,6 +173,32 @@ class EmbedMask(InstanceDetector):
             # Before the move to a GPU, which the choice of some objects would wait for.
             x = {**x, "instances": split_crowds(x["instances"])[0]}
         return super().ground_truth(x)
+
+    def forward_inference(
+        self,
+        locations: list[Tensor],
+        predictions: EmbedMaskPredictions,
+        input_sizes: Sequence[tuple[int, int]],
+        batched_inputs: list[dict],
+    ) -> list[dict[str, Instances]]:
+        """
+        Args:
+            locations: (Li, 2) of each level, x and y, in pixels of the network input.
+            predictions: of N images.
+            input_sizes: (height, width) of each image in the network input, without padding.
+            batched_inputs: as in :meth:`forward`, of the first images or of all.
+
+        Returns:
+            as :meth:`forward`.
+        """
+        results = []
+        for i, (x, input_size) in enumerate(zip(batched_inputs, input_sizes)):
+            predictions_i = EmbedMaskPredictions(*(p[i] for p in predictions))
+            instances = self.inference_single_image(
+                locations, predictions_i, input_size, output_size(x, input_size)
+            )
+            results.append({"instances": instances})
+        return results
 
     def inference_single_image(
         self,

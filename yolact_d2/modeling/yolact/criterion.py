@@ -8,7 +8,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..instance_detector import split_crowds
+from ..instance_detector import log_anchor_counts, split_crowds
 from ..masks import resize_masks
 from .head import DensePredictions
 from .losses import classification_loss, mask_iou, mask_loss, semantic_segmentation_loss
@@ -120,7 +120,7 @@ class YOLACTCriterion(nn.Module):
             prototypes: (N, k, h, w).
             sem_seg_logits: (N, C, h', w').
             gt_instances: N `Instances` with `gt_boxes`, `gt_classes`, `gt_masks` and optionally
-                `gt_iscrowd`, in pixels of the network input.
+                `gt_iscrowd`, in pixels of images of any size.
             mask_iou_head: YOLACT++'s head, trained by "loss_mask_iou".
 
         Returns:
@@ -135,7 +135,7 @@ class YOLACTCriterion(nn.Module):
             self.label_anchors(anchors, boxes, gt.gt_classes, crowd)
             for boxes, gt, crowd in zip(gt_boxes, objects, crowd_boxes)
         ]
-        num_positives = max(sum(len(t.positives) for t in targets), 1)
+        num_positives = sum(len(t.positives) for t in targets)
 
         loss_cls, num_negatives = classification_loss(
             predictions.logits,
@@ -143,6 +143,8 @@ class YOLACTCriterion(nn.Module):
             self.negatives_per_positive,
             self.min_negatives_per_image,
         )
+        log_anchor_counts(num_positives, num_negatives, len(targets))
+        num_positives = max(num_positives, 1)
         # Extra negatives count as if they had positives at the usual ratio.
         normalizer = num_negatives / max(self.negatives_per_positive, 1)
         loss_box_reg = self._box_loss(anchors, predictions.deltas, targets, gt_boxes)

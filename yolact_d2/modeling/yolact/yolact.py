@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from detectron2.config import configurable
@@ -60,6 +61,7 @@ class YOLACT(InstanceDetector):
         test_topk_candidates: int = 200,
         test_score_thresh: float = 0.0,
         max_detections_per_image: int = 100,
+        vis_period: int = 0,
         input_format: str = "BGR",
         drop_empty_boxes: bool = True,
     ):
@@ -82,6 +84,7 @@ class YOLACT(InstanceDetector):
             test_topk_candidates: number of best boxes of each class that enter NMS.
             test_score_thresh: detections with a lower score are dropped after NMS.
             max_detections_per_image: number of best detections to keep.
+            vis_period: draw a training image every this many iterations. 0: never.
             input_format: INPUT.FORMAT, the order of the channels of images.
             drop_empty_boxes: drop detections of which no part is inside the image. The authors'
                 code keeps them, with boxes whose corners are in the wrong order.
@@ -96,6 +99,7 @@ class YOLACT(InstanceDetector):
             pixel_std=pixel_std,
             test_score_thresh=test_score_thresh,
             max_detections_per_image=max_detections_per_image,
+            vis_period=vis_period,
             input_format=input_format,
         )
         self.protonet = protonet
@@ -152,10 +156,9 @@ class YOLACT(InstanceDetector):
         Args:
             batched_inputs: one dict for each image:
 
-                * "image": (3, H, W) tensor in 0..255, channels in the order of INPUT.FORMAT. Of
-                  any size in inference, S x S in training (see :class:`YOLACTDatasetMapper`).
+                * "image": (3, H, W) tensor in 0..255, channels in the order of INPUT.FORMAT.
                 * "instances": in training, `Instances` with `gt_boxes`, `gt_classes`, `gt_masks`
-                  (`BitMasks`) and optionally `gt_iscrowd` (bool).
+                  (`BitMasks`) and optionally `gt_iscrowd` (bool), in pixels of "image".
                 * "height", "width": in inference, the resolution of the result; by default that
                   of "image".
 
@@ -187,6 +190,10 @@ class YOLACT(InstanceDetector):
         prototypes = prototypes.float()
         with torch.autocast(self.device.type, enabled=False):
             if self.training:
+                self.visualize_if_due(
+                    batched_inputs,
+                    partial(self.forward_inference, anchors, predictions, prototypes),
+                )
                 return self.criterion(
                     anchors,
                     predictions,
@@ -206,13 +213,7 @@ class YOLACT(InstanceDetector):
         size = (self.image_size, self.image_size)
         images = []
         for x in batched_inputs:
-            image = self.image_to_device(x)
-            if self.training and image.shape[1:] != size:
-                raise ValueError(
-                    f"training images must be {size[0]} x {size[1]} (INPUT.IMAGE_SIZE), got "
-                    f"{tuple(image.shape[1:])}: is the loader built with YOLACTDatasetMapper?"
-                )
-            image = F.interpolate(image[None], size=size, mode="bilinear")[0]
+            image = F.interpolate(self.image_to_device(x)[None], size=size, mode="bilinear")[0]
             images.append((image - self.pixel_mean) / self.pixel_std)
         return self.to_network_input(torch.stack(images))
 
@@ -228,7 +229,7 @@ class YOLACT(InstanceDetector):
             anchors: A anchors, the same for all images.
             predictions: of N images.
             prototypes: (N, k, h, w).
-            batched_inputs: as in :meth:`forward`.
+            batched_inputs: as in :meth:`forward`, of the first images or of all.
 
         Returns:
             as :meth:`forward`.
