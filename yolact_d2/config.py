@@ -41,6 +41,13 @@ def _add_shared_keys(cfg: CN) -> None:
 
     # "SGD" or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # Of mixed precision, SOLVER.AMP.ENABLED: "float16", on GPUs, or "bfloat16".
+    cfg.SOLVER.AMP.DTYPE = "float16"
+    # Evaluate and save an exponential moving average of the weights, of about 1 / (1 - DECAY)
+    # iterations.
+    cfg.SOLVER.EMA = CN()
+    cfg.SOLVER.EMA.ENABLED = False
+    cfg.SOLVER.EMA.DECAY = 0.999
 
     # Batches with non-finite losses or gradients are skipped; after this many in a row training
     # stops.

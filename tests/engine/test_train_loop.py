@@ -9,6 +9,7 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
 from plain import assert_equal
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from yolact_d2.engine import SkipNonFiniteTrainer
 
@@ -121,10 +122,34 @@ def test_too_many_skipped_in_a_row_stop_training_and_their_images_are_named():
     assert_equal(state(trainer), before)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_mixed_precision_needs_a_gpu():
-    with pytest.raises(ValueError, match="SOLVER.AMP.ENABLED"):
-        build([], amp=True)
+def test_float16_needs_a_gpu():
+    with pytest.raises(ValueError, match="SOLVER.AMP.ENABLED.*bfloat16"):
+        build([], amp_dtype=torch.float16)
+
+
+def test_bfloat16_is_used_in_the_forward_pass():
+    trainer, dtypes = build([batch(0)], amp_dtype=torch.bfloat16), []
+    trainer.model.linear.register_forward_hook(lambda *x: dtypes.append(x[-1].dtype))
+    run(trainer, 1)
+    assert dtypes == [torch.bfloat16]
+    assert trainer.model.linear.weight.grad.dtype == torch.float32
+
+
+def test_the_average_is_exponential_and_leaves_out_skipped_batches():
+    trainer = build([batch(0), batch(10, NAN), batch(20), batch(30)])
+    average = get_ema_multi_avg_fn(0.75)
+    trainer.averaged_model = AveragedModel(trainer.model, multi_avg_fn=average, use_buffers=True)
+    expected = None
+    for i in range(4):
+        run(trainer, 1, first=i)
+        new = {k: v.clone() for k, v in trainer.model.state_dict().items() if v.is_floating_point()}
+        if expected is None:
+            expected = new
+        elif i != 1:
+            expected = {k: 0.75 * expected[k] + 0.25 * v for k, v in new.items()}
+        got = trainer.averaged_model.module.state_dict()
+        for key, value in expected.items():
+            torch.testing.assert_close(got[key], value)
 
 
 def test_random_numbers_depend_on_seed_and_iteration_alone():

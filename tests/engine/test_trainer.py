@@ -1,5 +1,6 @@
 """Training that is stopped and resumed, and images or losses that are not finite."""
 
+import copy
 import json
 import os
 
@@ -25,6 +26,15 @@ def cfg(training_cfg):
 def embedmask_cfg(embedmask_training_cfg):
     embedmask_training_cfg.merge_from_list(SCHEDULE)
     return embedmask_training_cfg
+
+
+@pytest.fixture
+def averaged_cfg(embedmask_cfg):
+    embedmask_cfg.merge_from_list(
+        "SOLVER.OPTIMIZER AdamW SOLVER.BASE_LR 0.001 SOLVER.AMP.ENABLED True SOLVER.AMP.DTYPE bfloat16 "
+        "SOLVER.EMA.ENABLED True SOLVER.EMA.DECAY 0.5".split()
+    )
+    return embedmask_cfg
 
 
 def train(cfg, folder, num_workers=0, stop_after=None, resume=True):
@@ -55,7 +65,7 @@ def final_checkpoint(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["cfg", "embedmask_cfg"])
+@pytest.mark.parametrize("model", ["cfg", "embedmask_cfg", "averaged_cfg"])
 def test_resumed_training_is_the_same_to_the_bit(model, request, tmp_path):
     cfg = request.getfixturevalue(model)
     runs = {"whole": ([], 0), "stopped": ([2], 0), "stopped twice": ([0, 3], 2)}
@@ -73,6 +83,35 @@ def test_resumed_training_is_the_same_to_the_bit(model, request, tmp_path):
     assert len(losses) == len({loss["loss_mask"] for loss in losses}) == 6
     assert_equal(results["stopped"], results["whole"])
     assert_equal(results["stopped twice"], results["whole"])
+
+
+def test_the_averaged_weights_are_evaluated_and_saved(averaged_cfg, tmp_path, monkeypatch):
+    evaluated = []
+    test = classmethod(lambda cls, cfg, model: evaluated.append(copy.deepcopy(model.state_dict())))
+    monkeypatch.setattr(Trainer, "test", test)
+    train(averaged_cfg, tmp_path)
+    checkpoint = final_checkpoint(tmp_path)
+    assert_equal(dict(evaluated[0]), dict(checkpoint["model"]))
+    name = "head.cls_score.weight"
+    trained = checkpoint["trainer"]["_trainer"]["trained_model"][name]
+    assert not torch.equal(trained, checkpoint["model"][name])
+
+    # Another run can start from it, with or without averaging.
+    averaged_cfg.MODEL.WEIGHTS = str(tmp_path / "model_final.pth")
+    for averaged_cfg.SOLVER.EMA.ENABLED in (True, False):
+        averaged_cfg.OUTPUT_DIR = str(tmp_path / f"next {averaged_cfg.SOLVER.EMA.ENABLED}")
+        trainer = Trainer(averaged_cfg)
+        trainer.resume_or_load(resume=False)
+        for model in trainer.model, trainer._trainer.model:
+            assert_equal(dict(model.state_dict()), dict(checkpoint["model"]))
+
+
+def test_wrong_keys_of_the_solver_are_refused(cfg):
+    for key, value in ("AMP.DTYPE", "float32"), ("OPTIMIZER", "Adam"):
+        wrong = cfg.clone()
+        wrong.merge_from_list([f"SOLVER.{key}", value])
+        with pytest.raises(ValueError, match=f"SOLVER.{key} is '{value}', not one of"):
+            Trainer(wrong)
 
 
 @pytest.fixture

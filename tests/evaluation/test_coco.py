@@ -4,6 +4,7 @@ that are ranked by their own scores."""
 import contextlib
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from coco_examples import (
 )
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from plain import base_cfg
 from pycocotools.coco import COCO
@@ -134,6 +136,26 @@ def test_evaluator_of_a_config(tmp_path):
             MaskScoreCOCOEvaluator if cfg.MODEL.YOLACT.MASK_IOU.ENABLED else InstanceCOCOEvaluator
         )
         assert type(build_evaluator(cfg, NAME, str(tmp_path))) is kind
+
+
+def test_the_evaluator_type_of_a_dataset_is_followed_or_refused(tmp_path, monkeypatch):
+    cfg = base_cfg()
+    cfg.OUTPUT_DIR = str(tmp_path)
+    voc = {"dirname": str(tmp_path), "split": "val", "year": 2012, "thing_classes": []}
+    monkeypatch.setitem(sys.modules, "lvis", None)
+    for kind, expected in (
+        ("pascal_voc", PascalVOCDetectionEvaluator),
+        ("lvis", "pip install lvis"),
+        ("cityscapes_instance", f"{NAME}.*'cityscapes_instance'.*coco, lvis, pascal_voc"),
+    ):
+        if NAME in MetadataCatalog:
+            MetadataCatalog.remove(NAME)
+        MetadataCatalog.get(NAME).set(evaluator_type=kind, **voc)
+        if isinstance(expected, str):
+            with pytest.raises(ValueError, match=expected):
+                build_evaluator(cfg, NAME)
+        else:
+            assert type(build_evaluator(cfg, NAME)) is expected
 
 
 def test_as_many_detections_count_as_the_model_may_give(tmp_path):

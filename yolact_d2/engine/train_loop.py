@@ -11,6 +11,8 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +21,8 @@ class SkipNonFiniteTrainer(SimpleTrainer):
     """Training step that skips batches with non-finite losses or gradients.
 
     A skipped batch changes neither weights, nor momentum, nor batch norm statistics, on any
-    process. In mixed precision, non-finite gradients are left to the gradient scaler, which skips
-    the update and lowers its scale.
+    process. In float16, non-finite gradients are left to the gradient scaler, which skips the
+    update and lowers its scale.
     """
 
     def __init__(
@@ -29,7 +31,8 @@ class SkipNonFiniteTrainer(SimpleTrainer):
         data_loader: Iterable[list[dict[str, Any]]],
         optimizer: torch.optim.Optimizer,
         *,
-        amp: bool = False,
+        amp_dtype: torch.dtype | None = None,
+        averaged_model: AveragedModel | None = None,
         seed: int | None = None,
         max_skipped: int = 10,
     ):
@@ -37,18 +40,27 @@ class SkipNonFiniteTrainer(SimpleTrainer):
         Args:
             model: returns a dict of scalar losses.
             data_loader: yields batches, lists of dicts with "file_name" and "image_id".
-            amp: train in mixed precision (float16, on a GPU).
+            amp_dtype: train in mixed precision, float16 (on a GPU) or bfloat16. None: in float32.
+            averaged_model: of the model. It is updated after each step.
             seed: reseeds PyTorch before each iteration, from the seed, the rank and the iteration,
                 so that a resumed run draws the same numbers. None: never.
             max_skipped: number of batches skipped in a row that stops training.
 
         Raises:
-            ValueError: if `amp` is True and there is no GPU.
+            ValueError: if `amp_dtype` is float16 and the model is not on a GPU.
         """
-        if amp and not torch.cuda.is_available():
-            raise ValueError("SOLVER.AMP.ENABLED is True, but mixed precision needs a GPU")
         super().__init__(model, data_loader, optimizer)
-        self.grad_scaler = torch.amp.GradScaler("cuda", enabled=amp)
+        self.device_type = next(model.parameters()).device.type
+        if amp_dtype == torch.float16 and self.device_type == "cpu":
+            raise ValueError(
+                "SOLVER.AMP.ENABLED is True, but float16 needs a GPU; SOLVER.AMP.DTYPE bfloat16 "
+                "does not"
+            )
+        self.amp_dtype = amp_dtype
+        self.grad_scaler = torch.amp.GradScaler(
+            self.device_type, enabled=amp_dtype == torch.float16
+        )
+        self.averaged_model = averaged_model
         self.seed = seed
         self.max_skipped = max_skipped
         self.num_skipped = 0
@@ -69,7 +81,7 @@ class SkipNonFiniteTrainer(SimpleTrainer):
             torch.manual_seed(step_seed(self.seed, comm.get_rank(), self.iter))
         # Batch norm updates its statistics in the forward pass.
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        with torch.autocast("cuda", dtype=torch.float16, enabled=self.grad_scaler.is_enabled()):
+        with torch.autocast(self.device_type, self.amp_dtype, enabled=self.amp_dtype is not None):
             losses = self.model(data)
         total = sum(losses.values())
 
@@ -79,6 +91,8 @@ class SkipNonFiniteTrainer(SimpleTrainer):
             self._write_metrics(losses, data_time)
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
+            if self.averaged_model is not None:
+                self.averaged_model.update_parameters(unwrapped(self.model))
             self._skipped_in_a_row = []
         else:
             for buffer, before in buffers:
@@ -126,6 +140,8 @@ class SkipNonFiniteTrainer(SimpleTrainer):
         state = super().state_dict()
         state["num_skipped"] = self.num_skipped
         state["grad_scaler"] = self.grad_scaler.state_dict()
+        if self.averaged_model is not None:  # which is saved as the model
+            state["trained_model"] = unwrapped(self.model).state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -134,6 +150,22 @@ class SkipNonFiniteTrainer(SimpleTrainer):
         self.num_skipped = state_dict.get("num_skipped", 0)
         if state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        if "trained_model" in state_dict:
+            unwrapped(self.model).load_state_dict(state_dict["trained_model"])
+        elif self.averaged_model is not None:
+            self.start_from_average()
+        if self.averaged_model is not None:
+            self.averaged_model.n_averaged.fill_(1)
+
+    def start_from_average(self) -> None:
+        """Load the weights of the averaged model into the trained one."""
+        assert self.averaged_model is not None
+        unwrapped(self.model).load_state_dict(self.averaged_model.module.state_dict())
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model without `DistributedDataParallel`."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def on_all_processes(condition: Tensor) -> bool:

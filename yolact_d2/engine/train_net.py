@@ -26,6 +26,7 @@ from ..config import (
     model_node,
 )
 from ..data import COCODataset, check_on_each_machine, use_coco_datasets
+from ..evaluation import evaluator_type
 from .checkpointer import TrainingCheckpointer
 from .launch import BAD_INPUT_STATUS, check_devices, launch
 from .trainer import Trainer
@@ -79,6 +80,8 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Train or evaluate in this process; return the results of the evaluation."""
     with exit_on_bad_input():
         cfg = setup(args)
+        for name in cfg.DATASETS.TEST:
+            evaluator_type(name)  # else it would be refused after training
     if args.eval_only:
         with exit_on_bad_input():
             check_on_each_machine(cfg, "DATASETS.TEST")

@@ -15,6 +15,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..config import model_node
 from ..data import TrainLoader, build_test_loader, build_train_loader, check_on_each_machine
@@ -61,18 +62,23 @@ class Trainer(DefaultTrainer):
                 "freezes it)"
             )
         optimizer = self.build_optimizer(cfg, model)
+        averaged_model = None
+        if cfg.SOLVER.EMA.ENABLED:
+            average = get_ema_multi_avg_fn(cfg.SOLVER.EMA.DECAY)
+            averaged_model = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         on_cpu = {"device_ids": None} if model.device.type == "cpu" else {}
         self._trainer = SkipNonFiniteTrainer(
             create_ddp_model(model, broadcast_buffers=False, **on_cpu),
             self.build_train_loader(cfg),
             optimizer,
-            amp=cfg.SOLVER.AMP.ENABLED,
+            amp_dtype=amp_dtype(cfg),
+            averaged_model=averaged_model,
             seed=cfg.SEED if cfg.SEED >= 0 else None,
             max_skipped=cfg.SOLVER.MAX_SKIPPED,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = TrainingCheckpointer(
-            model,
+            averaged_model.module if averaged_model else model,
             cfg.OUTPUT_DIR,
             new_classes=cfg.MODEL[model_node(cfg)].NEW_CLASSES,
             trainer=weakref.proxy(self),
@@ -82,11 +88,19 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
+    @property
+    def model(self) -> nn.Module:
+        """What is evaluated and saved: the trained model or, with SOLVER.EMA, its average."""
+        average = self._trainer.averaged_model
+        return self._trainer.model if average is None else average.module
+
     def resume_or_load(self, resume: bool = True) -> None:
         """Load a checkpoint in OUTPUT_DIR, or MODEL.WEIGHTS, as `TrainingCheckpointer` does."""
         if comm.is_main_process():
             remove_partial_files(self.cfg.OUTPUT_DIR)
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if self._trainer.averaged_model is not None and self.start_iter == 0:
+            self._trainer.start_from_average()
         if comm.is_main_process() and self.start_iter == 0:
             keep_old_metrics(self.cfg.OUTPUT_DIR)
         if isinstance(self.data_loader, TrainLoader):
@@ -140,6 +154,8 @@ class Trainer(DefaultTrainer):
         cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
     ) -> dict[str, Any]:
         broadcast_batch_norm_statistics(model)
+        if evaluators is None:  # all of them before the first is run
+            evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         return super().test(cfg, model, evaluators)
 
     @classmethod
@@ -159,6 +175,18 @@ class Trainer(DefaultTrainer):
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
         return build_evaluator(cfg, dataset_name, output_folder)
+
+
+def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
+    """SOLVER.AMP.DTYPE, None if SOLVER.AMP.ENABLED is False.
+
+    Raises:
+        ValueError: if it is neither float16 nor bfloat16.
+    """
+    name = cfg.SOLVER.AMP.DTYPE
+    if name not in ("float16", "bfloat16"):
+        raise ValueError(f"SOLVER.AMP.DTYPE is {name!r}, not one of: float16, bfloat16")
+    return getattr(torch, name) if cfg.SOLVER.AMP.ENABLED else None
 
 
 @torch.no_grad()
