@@ -31,8 +31,8 @@ def embedmask_cfg(embedmask_training_cfg):
 @pytest.fixture
 def averaged_cfg(embedmask_cfg):
     embedmask_cfg.merge_from_list(
-        "SOLVER.OPTIMIZER AdamW SOLVER.BASE_LR 0.001 SOLVER.AMP.ENABLED True SOLVER.AMP.DTYPE bfloat16 "
-        "SOLVER.EMA.ENABLED True SOLVER.EMA.DECAY 0.5".split()
+        "SOLVER.OPTIMIZER AdamW SOLVER.BASE_LR 0.001 SOLVER.EMA.ENABLED True SOLVER.EMA.DECAY 0.5 "
+        "SOLVER.AMP.ENABLED True SOLVER.AMP.DTYPE bfloat16".split()
     )
     return embedmask_cfg
 

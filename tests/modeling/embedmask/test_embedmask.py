@@ -142,11 +142,11 @@ def test_wrong_inputs_and_configs_are_named(model):
             r"EMBEDMASK.IN_FEATURES: no level \['p9'\]",
         ),
         ("MODEL__EMBEDMASK__MASK_THRESH_TEST", 0.001, "MASK_THRESH_TEST is 0.001, not in 0.007..1"),
-        ("MODEL__EMBEDMASK__SIZES_OF_INTEREST", [8], "has 1 values; 5 levels"),
+        ("MODEL__EMBEDMASK__SIZES_OF_INTEREST", [8], "has 1 values; 3 levels"),
         ("MODEL__ANCHOR_GENERATOR__OFFSET", 0.0, "not the middle of its cell"),
         (
             "MODEL__EMBEDMASK__IN_FEATURES",
-            ["p4", "p5", "p6", "p7", "p3"],
+            ["p4", "p5", "p3"],
             "begins with stride 16, not 8",
         ),
         ("MODEL__ANCHOR_GENERATOR__ASPECT_RATIOS", [[1.0, 2.0]], "one location a cell"),
