@@ -193,7 +193,8 @@ def _add_class_keys(node: CN) -> None:
     node.NEW_CLASSES = False
     # Drop detections with a lower score from the result; the others stay as they are. The option
     # --confidence-threshold of the programs sets it; without the option, programs that draw use 0.5
-    # or 0.3 if this is 0.
+    # or 0.3 if this is 0. MODEL.RETINANET.SCORE_THRESH_TEST, which Detectron2's own demo sets, does
+    # the same if it is above its default, 0.05.
     node.SCORE_THRESH_TEST = 0.0
 
 

@@ -99,13 +99,17 @@ class InstanceDetector(DenseDetector):
                 f"{name}.IN_FEATURES: no level {unknown}; {cfg.MODEL.BACKBONE.NAME} gives "
                 f"{sorted(shapes)}"
             )
+        # Detectron2's demo sets this key to its --confidence-threshold. The default is 0.05.
+        demo_thresh = cfg.MODEL.RETINANET.SCORE_THRESH_TEST
         return {
             "backbone": backbone,
             "head_in_features": node.IN_FEATURES,
             "anchor_generator": build_anchor_generator(cfg, [shapes[x] for x in node.IN_FEATURES]),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "test_score_thresh": node.SCORE_THRESH_TEST,
+            "test_score_thresh": max(
+                node.SCORE_THRESH_TEST, demo_thresh if demo_thresh > 0.05 else 0.0
+            ),
             "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "vis_period": cfg.VIS_PERIOD,
             "input_format": cfg.INPUT.FORMAT,

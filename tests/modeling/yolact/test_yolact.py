@@ -149,6 +149,14 @@ class TestInference:
         assert torch.equal(got["instances"].scores, expected["instances"].scores)
         assert torch.equal(got["instances"].pred_masks, expected["instances"].pred_masks)
 
+    def test_the_threshold_of_detectron2s_demo_is_used(self):
+        for opts, expected in (
+            ({}, 0.0),
+            ({"MODEL__RETINANET__SCORE_THRESH_TEST": 0.5}, 0.5),
+            ({"MODEL__YOLACT__SCORE_THRESH_TEST": 0.2}, 0.2),
+        ):
+            assert tiny_yolact(**opts).test_score_thresh == expected
+
     def test_score_threshold_only_drops_detections(self, model):
         x = {"image": random_image(90, 120)}
         everything = model.eval()([x])[0]["instances"]
