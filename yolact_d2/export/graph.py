@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torchvision.ops import nms
 
 from ..modeling import YOLACT, EmbedMask
-from ..modeling.embedmask.embedmask import counting_pixels
 from ..modeling.embedmask.head import EmbedMaskPredictions
+from ..modeling.embedmask.losses import counting_pixels
 from ..modeling.embedmask.masks import OUTSIDE, window_masks
 from ..modeling.instance_detector import InstanceDetector, clamp_finite
 from ..modeling.yolact.head import DensePredictions

@@ -3,21 +3,23 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from detectron2.config import configurable
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
+from detectron2.structures.boxes import matched_pairwise_iou
 from detectron2.utils import comm
 from fvcore.nn import sigmoid_focal_loss
+from fvcore.nn.distributed import differentiable_all_reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..instance_detector import clamp_finite, log_anchor_counts
 from .head import EmbedMaskPredictions
-from .losses import giou_loss, iou_plus_one, mask_losses
+from .losses import counting_pixels, giou_loss, mask_losses
 from .targets import (
     Locations,
     assign_objects,
+    at_locations,
     best_locations,
     box_distances,
     centerness,
@@ -122,12 +124,10 @@ class EmbedMaskCriterion(nn.Module):
         return {name: loss * self.loss_weights[name] for name, loss in losses.items()}
 
     def _locations(self, points: Sequence[Tensor]) -> Locations:
-        strides, ranges = [], []
         sizes = self.sizes_of_interest
-        for level, stride, low, high in zip(points, self.strides, sizes, sizes[1:]):
-            strides.append(level.new_full((len(level),), stride))
-            ranges.append(torch.stack([torch.full_like(level[:, 0], x) for x in (low, high)], 1))
-        return Locations(torch.cat(list(points)), torch.cat(strides), torch.cat(ranges))
+        ranges = [at_locations(ends, points) for ends in (sizes, sizes[1:])]
+        strides = at_locations(self.strides, points)
+        return Locations(torch.cat(list(points)), strides, torch.stack(ranges, dim=1))
 
     def _location_losses(
         self,
@@ -150,9 +150,8 @@ class EmbedMaskCriterion(nn.Module):
         targets = box_distances(locations.points[location], boxes)
         targets = targets / locations.strides[location, None]
         target_centerness = centerness(targets)
-        num_positives, sum_centerness = mean_over_processes(
-            torch.stack([torch.ones_like(target_centerness).sum(), target_centerness.sum()])
-        )
+        sums = torch.stack([torch.ones_like(target_centerness).sum(), target_centerness.sum()])
+        num_positives, sum_centerness = differentiable_all_reduce(sums) / comm.get_world_size()
         # Not fvcore's compiled one: its second call rounds otherwise than its first.
         loss_cls = sigmoid_focal_loss(
             predictions.logits,
@@ -193,7 +192,10 @@ class EmbedMaskCriterion(nn.Module):
             predicted = torch.cat(
                 [locations.points - offsets[:, :2], locations.points + offsets[:, 2:]], dim=1
             )
-            ious = iou_plus_one(predicted, gt_boxes[assigned])  # -1 is the last object
+            ious = matched_pairwise_iou(
+                Boxes(counting_pixels(predicted)),
+                Boxes(counting_pixels(gt_boxes)[assigned]),  # -1 is the last object
+            )
             best, has_location = best_locations(assigned, ious, len(objects))
             targets = masks_at_stride_4(objects.gt_masks.tensor, pixels.shape[1:])
         if self.loss_weights["loss_smooth"]:
@@ -245,12 +247,3 @@ def smoothed(
     distances = (values - means[assigned]).square().sum(dim=1)
     q, m = means.split(embeddings.shape[1], dim=1)
     return q, m, (distances * members.any(dim=0)).sum()
-
-
-def mean_over_processes(x: Tensor) -> Tensor:
-    """The mean of a tensor without a gradient over all processes, which all must call it."""
-    if comm.get_world_size() == 1:
-        return x
-    x = x.clone()
-    dist.all_reduce(x)
-    return x / comm.get_world_size()

@@ -12,7 +12,9 @@ from ..instance_detector import InstanceDetector, clamp_finite, output_size, spl
 from ..tracing import smaller
 from .criterion import EmbedMaskCriterion
 from .head import EmbedMaskHead, EmbedMaskPredictions
+from .losses import counting_pixels
 from .masks import MIN_THRESHOLD, STRIDE, paste_masks
+from .targets import at_locations
 
 
 @META_ARCH_REGISTRY.register()
@@ -159,12 +161,8 @@ class EmbedMask(InstanceDetector):
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """Normalize, pad and batch the images. A grayscale image becomes 3 channels."""
-        images = [self.image_to_device(x) for x in batched_inputs]
-        batch = ImageList.from_tensors(
-            [(image - self.pixel_mean) / self.pixel_std for image in images],
-            self.backbone.size_divisibility,
-            padding_constraints=self.backbone.padding_constraints,
-        )
+        images = [{"image": self.image_to_device(x)} for x in batched_inputs]
+        batch = super().preprocess_image(images)
         return ImageList(self.to_network_input(batch.tensor), batch.image_sizes)
 
     def ground_truth(self, x: dict) -> Instances:
@@ -299,8 +297,8 @@ class EmbedMask(InstanceDetector):
         Returns:
             (K, 4) XYXY, in pixels of the network input.
         """
-        strides = [x.new_full((x.shape[0], 1), s) for x, s in zip(locations, self.strides)]
-        offsets = clamp_finite(distances)[chosen] * torch.cat(strides)[chosen]
+        strides = at_locations(self.strides, locations)
+        offsets = clamp_finite(distances)[chosen] * strides[chosen, None]
         points = torch.cat(locations)[chosen]
         height, width = input_size
         corners = torch.stack([points - offsets[:, :2], points + offsets[:, 2:]], dim=1)
@@ -313,8 +311,3 @@ def first_centers(anchor_generator: nn.Module, num_levels: int) -> list[list[flo
     """x and y of the first location of each level, in pixels."""
     cells = [torch.zeros(1, 1, 1, 1)] * num_levels
     return [anchors.get_centers()[0].tolist() for anchors in anchor_generator(cells)]
-
-
-def counting_pixels(boxes: Tensor) -> Tensor:
-    """Boxes (K, 4) XYXY for the authors' NMS, in which sides are x2 - x1 + 1."""
-    return torch.cat([boxes[:, :2], boxes[:, 2:] + 1], dim=1)

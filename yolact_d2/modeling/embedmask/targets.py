@@ -19,6 +19,12 @@ class Locations(NamedTuple):
     responsible for; both ends included."""
 
 
+def at_locations(values: Sequence[float], points: Sequence[Tensor]) -> Tensor:
+    """(L,) the value of each location's level, given one value and the points (Li, 2) of each
+    level."""
+    return torch.cat([x.new_full((x.shape[0],), value) for value, x in zip(values, points)])
+
+
 def assign_objects(
     locations: Locations, boxes: Tensor, masks: Tensor, center_radius: float
 ) -> Tensor:
