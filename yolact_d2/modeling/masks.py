@@ -16,23 +16,50 @@ _MAX_PIXELS = 2**25
 _MAX_CPU_PIXELS = 2**18
 
 
-def resize_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize masks bilinearly, without antialiasing, and threshold them at 0.5.
+def inside_windows(windows: Tensor, height: int, width: int) -> Tensor:
+    """Grid cells in each window: x1 <= column < x2, likewise for rows.
 
     Args:
-        masks: (N, h, w) bool, or float in 0..1.
-        size: (height, width) of the result.
+        windows: (..., 4) XYXY, in grid cells.
+        height, width: of the grid.
+
+    Returns:
+        (..., height, width) bool.
+    """
+    x1, y1, x2, y2 = windows[..., None].unbind(dim=-2)
+    columns = torch.arange(width, device=windows.device)
+    rows = torch.arange(height, device=windows.device)
+    in_columns, in_rows = (columns >= x1) & (columns < x2), (rows >= y1) & (rows < y2)
+    return in_rows[..., :, None] & in_columns[..., None, :]
+
+
+def resize_masks(
+    masks: Tensor,
+    size: Sequence[int],
+    threshold: float = 0.5,
+    resized_size: Sequence[int] | None = None,
+) -> Tensor:
+    """Resize masks bilinearly, without antialiasing, and threshold them.
+
+    Args:
+        masks: (N, h, w) bool or float.
+        size: (height, width) of the result, the upper left of the resized masks.
+        threshold: a pixel above it belongs to the mask.
+        resized_size: (height, width) that whole masks are resized to, by default `size`.
 
     Returns:
         (N, height, width) bool.
     """
+    whole = [*(size if resized_size is None else resized_size)]
+    height, width = size
     if is_tracing():
-        return F.interpolate(masks[:, None].float(), size=[*size], mode="bilinear")[:, 0] > 0.5
-    resized = masks.new_empty((len(masks), *size), dtype=torch.bool)
-    chunk = max(1, _MAX_PIXELS // max(1, math.prod(masks.shape[1:]), math.prod(size)))
+        soft = F.interpolate(masks[:, None].float(), size=whole, mode="bilinear")
+        return soft[:, 0, :height, :width] > threshold
+    resized = masks.new_empty((len(masks), height, width), dtype=torch.bool)
+    chunk = max(1, _MAX_PIXELS // max(1, math.prod(masks.shape[1:]), math.prod(whole)))
     for part, out in zip(masks.split(chunk), resized.split(chunk)):
-        soft = F.interpolate(part[:, None].float(), size=size, mode="bilinear")
-        torch.gt(soft[:, 0], 0.5, out=out)
+        soft = F.interpolate(part[:, None].float(), size=whole, mode="bilinear")
+        torch.gt(soft[:, 0, :height, :width], threshold, out=out)
     return resized
 
 

@@ -2,11 +2,13 @@
 
 import math
 
+import pytest
 import torch
 from torch.nn import functional as F
 
+from yolact_d2.modeling import masks as shared_masks
+from yolact_d2.modeling.embedmask import masks
 from yolact_d2.modeling.embedmask.losses import log_probability
-from yolact_d2.modeling.embedmask.masks import paste_masks
 
 
 def paste_whole_grids(pixels, q, m, boxes, input_size, size):
@@ -21,7 +23,11 @@ def paste_whole_grids(pixels, q, m, boxes, input_size, size):
     return v[:, : size[0], : size[1]] - math.log(0.53)
 
 
-def test_paste_masks_equals_whole_grids():
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_paste_masks_equals_whole_grids(on_gpu, monkeypatch):
+    if on_gpu:  # whole grids, as in tracing, two or three at a time
+        monkeypatch.setattr(masks, "is_tracing", lambda: True)
+        monkeypatch.setattr(shared_masks, "_MAX_PIXELS", 2**17)
     for seed, (input_size, size) in enumerate(
         [
             ((120, 90), (240, 180)),
@@ -42,7 +48,7 @@ def test_paste_masks_equals_whole_grids():
         boxes[0] = torch.tensor([0, 0, width - 1, height - 1])
         boxes[1] = torch.tensor([width - 1, height - 1] * 2)  # without area
         expected = paste_whole_grids(pixels, q, m, boxes, input_size, size)
-        result = paste_masks(pixels, q, m, boxes, input_size, size, 0.53)
+        result = masks.paste_masks(pixels, q, m, boxes, input_size, size, 0.53)
         assert result.shape == (9, *size)
         decided = expected.abs() > 1e-5
         assert torch.equal(result[decided], (expected > 0)[decided])

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ..masks import paste_windows
+from ..masks import inside_windows, paste_windows, resize_masks
 from ..tracing import is_tracing
 from .losses import log_probability
 
@@ -56,10 +55,10 @@ def paste_masks(
     grid = pixels.shape[1:]
     # The height and width that the padded input has in the image.
     resized = [-(-STRIDE * g * s // i) for g, s, i in zip(grid, size, input_size)]
-    if is_tracing():
+    if pixels.device.type != "cpu" or is_tracing():
+        # A loop over windows would wait for a GPU to tell where they are.
         masks = window_masks(pixels, embeddings, margins, boxes)
-        masks = F.interpolate(masks[:, None], size=resized, mode="bilinear")[:, 0]
-        return masks[:, : size[0], : size[1]] > 1 - math.log(threshold) / OUTSIDE
+        return resize_masks(masks, size, 1 - math.log(threshold) / OUTSIDE, resized)
     cells = windows(boxes, grid).tolist()
     parts = (
         log_probability(pixels[:, y1:y2, x1:x2], q[None], m[None])[0] - OUTSIDE
@@ -84,8 +83,5 @@ def window_masks(pixels: Tensor, embeddings: Tensor, margins: Tensor, boxes: Ten
         m[:, None, None] * (p - q[:, None, None]).square()
         for p, q, m in zip(pixels, embeddings.t(), margins.t())
     )
-    x1, y1, x2, y2 = windows(boxes, pixels.shape[1:])[:, :, None].unbind(dim=1)
-    columns = torch.arange(pixels.shape[2], device=boxes.device)
-    rows = torch.arange(pixels.shape[1], device=boxes.device)
-    in_columns, in_rows = (columns >= x1) & (columns < x2), (rows >= y1) & (rows < y2)
-    return (1 - log / OUTSIDE) * (in_rows[:, :, None] & in_columns[:, None, :])
+    grid = pixels.shape[1:]
+    return (1 - log / OUTSIDE) * inside_windows(windows(boxes, grid), *grid)

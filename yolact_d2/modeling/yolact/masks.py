@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..masks import paste_windows, resize_masks
+from ..masks import inside_windows, paste_windows, resize_masks
 from ..tracing import is_tracing
 
 
@@ -35,12 +35,8 @@ def inside_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
     Returns:
         (..., height, width) bool.
     """
-    x1, y1, x2, y2 = boxes[..., None].unbind(dim=-2)
-    columns = torch.arange(width, device=boxes.device)
-    rows = torch.arange(height, device=boxes.device)
-    in_columns = (columns >= x1 - 1) & (columns < x2 + 1)
-    in_rows = (rows >= y1 - 1) & (rows < y2 + 1)
-    return in_rows[..., :, None] & in_columns[..., None, :]
+    windows = torch.cat([boxes[..., :2] - 1, boxes[..., 2:] + 1], dim=-1)
+    return inside_windows(windows, height, width)
 
 
 def soft_masks(prototypes: Tensor, coefficients: Tensor, boxes: Tensor) -> Tensor:
