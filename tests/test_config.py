@@ -9,6 +9,7 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from yolact_d2 import add_yolact_config, load_config
+from yolact_d2.engine import Trainer
 
 CONFIGS = sorted(
     glob.glob(os.path.join(os.path.dirname(os.path.dirname(__file__)), "configs", "yolact_*.yaml"))
@@ -54,8 +55,8 @@ def test_every_config_builds_its_model(path):
         assert cfg.MODEL.ANCHOR_GENERATOR.SQUARE == (not true_ratios)
 
 
-# The rows of the paper's and the code's training recipe.
-RECIPE = {
+# The rows of the training recipes of the papers and of the authors' code.
+YOLACT_RECIPE = {
     "SOLVER.BASE_LR": 0.001,
     "SOLVER.MOMENTUM": 0.9,
     "SOLVER.WEIGHT_DECAY": 0.0005,
@@ -83,6 +84,43 @@ RECIPE = {
     "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[1.0, 0.5, 2.0]],
     "TEST.DETECTIONS_PER_IMAGE": 100,
 }
+EMBEDMASK_RECIPE = {
+    "SOLVER.BASE_LR": 0.01,
+    "SOLVER.BIAS_LR_FACTOR": 2.0,
+    "SOLVER.MOMENTUM": 0.9,
+    "SOLVER.NESTEROV": False,
+    "SOLVER.WEIGHT_DECAY": 0.0001,
+    "SOLVER.WEIGHT_DECAY_NORM": 0.0001,
+    "SOLVER.WEIGHT_DECAY_BIAS": 0.0,
+    "SOLVER.IMS_PER_BATCH": 16,
+    "SOLVER.REFERENCE_WORLD_SIZE": 0,
+    "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR",
+    "SOLVER.GAMMA": 0.1,
+    "SOLVER.WARMUP_METHOD": "constant",
+    "SOLVER.WARMUP_FACTOR": 1 / 3,
+    "SOLVER.WARMUP_ITERS": 500,
+    "SOLVER.CLIP_GRADIENTS.ENABLED": False,
+    "SOLVER.AMP.ENABLED": False,
+    "MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717],
+    "MODEL.PIXEL_STD": [1.0] * 3,
+    "INPUT.FORMAT": "BGR",
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
+    "INPUT.MAX_SIZE_TRAIN": 1333,
+    "INPUT.MIN_SIZE_TEST": 800,
+    "INPUT.MAX_SIZE_TEST": 1333,
+    "INPUT.RANDOM_FLIP": "horizontal",
+    "INPUT.CROP.ENABLED": False,
+    "INPUT.MIN_BOX_SIZE": 0.0,
+    "MODEL.BACKBONE.FREEZE_AT": 2,
+    "MODEL.RESNETS.NORM": "FrozenBN",
+    "MODEL.RESNETS.STRIDE_IN_1X1": True,
+    "MODEL.EMBEDMASK.NUM_CLASSES": 80,
+    "TEST.DETECTIONS_PER_IMAGE": 100,
+}
+RECIPES = dict.fromkeys(MILLIONS, YOLACT_RECIPE) | {
+    "embedmask_R_50_FPN_1x": EMBEDMASK_RECIPE,
+    "embedmask_R_101_FPN_ms_3x": EMBEDMASK_RECIPE,
+}
 DIFFERENCES = {
     "yolact_R_101_FPN_700": {"MODEL.YOLACT.MAX_MASK_POSITIVES": 300},
     "yolact_darknet53_FPN_550": {"MODEL.PIXEL_MEAN": [0.0] * 3, "MODEL.PIXEL_STD": [255.0] * 3},
@@ -91,17 +129,40 @@ DIFFERENCES = {
         "SOLVER.STEPS": (60000, 100000),
         "SOLVER.MAX_ITER": 120000,
     },
+    "embedmask_R_50_FPN_1x": {
+        "SOLVER.STEPS": (60000, 80000),
+        "SOLVER.MAX_ITER": 90000,
+        "INPUT.MIN_SIZE_TRAIN": (800,),
+    },
+    "embedmask_R_101_FPN_ms_3x": {
+        "SOLVER.STEPS": (210000, 250000),
+        "SOLVER.MAX_ITER": 270000,
+        "INPUT.MIN_SIZE_TRAIN": (640, 800),
+    },
 }
 
 
-@pytest.mark.parametrize("name", MILLIONS)
+@pytest.mark.parametrize("name", RECIPES)
 def test_recipe(name):
     cfg = load_config(os.path.join(os.path.dirname(CONFIGS[0]), f"{name}.yaml"))
-    for key, value in {**RECIPE, **DIFFERENCES.get(name, {})}.items():
+    for key, value in {**RECIPES[name], **DIFFERENCES.get(name, {})}.items():
         node = cfg
         for part in key.split("."):
             node = node[part]
         assert node == value, key
+
+
+def test_embedmask_biases_learn_twice_as_fast_and_do_not_decay():
+    """Those of group norm, too; its weights decay."""
+    cfg = load_config("embedmask_R_50_FPN_1x", ["MODEL.DEVICE", "cpu"])
+    model = build_model(cfg)
+    groups = Trainer.build_optimizer(cfg, model).param_groups
+    found = {p: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            expected = (0.02, 0.0) if name.endswith(".bias") else (0.01, 0.0001)
+            assert found.pop(parameter) == expected, name
+    assert not found
 
 
 def test_adds_nothing_to_a_config_that_is_not_asked_for():
@@ -120,6 +181,7 @@ WRONG_VALUES = [
     (SHAPES, "MODEL.ANCHOR_GENERATOR.NAME", "x", "GENERATOR.NAME is 'x'.*YOLACTAnchorGenerator"),
     (SHAPES, "MODEL.YOLACT.NMS", "x", "NMS is 'x'.*: batched_nms, cross_class_fast_nms, fast_nms"),
     (SHAPES, "MODEL.YOLACT.PROTONET.NAME", "x", "PROTONET.NAME is 'x'.*one of: .*Protonet"),
+    (SHAPES, "MODEL.YOLACT.NUM_CLASSES", 0, None),
     (SHAPES, "MODEL.YOLACT.PROTONET.NUM_PROTOTYPES", 0, None),
     (SHAPES, "MODEL.YOLACT.IN_FEATURES", ["p2", "p3"], r"no level \['p2'\].*'p3', 'p4'"),
     (SHAPES, "MODEL.YOLACT.MASK_IOU.ENABLED", True, "MASK_IOU.CONV_DIMS: 5 .*INPUT.IMAGE_SIZE"),

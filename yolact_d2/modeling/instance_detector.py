@@ -80,6 +80,8 @@ class InstanceDetector(DenseDetector):
                 f"TEST.AUG.ENABLED is True, but {cls.__name__} has no test-time augmentation: set "
                 "it to False"
             )
+        if node.NUM_CLASSES < 1:
+            raise ValueError(f"{name}.NUM_CLASSES is {node.NUM_CLASSES}, not 1 or more")
         if cfg.TEST.DETECTIONS_PER_IMAGE < 1:
             raise ValueError("TEST.DETECTIONS_PER_IMAGE must be 1 or more")
         if cfg.INPUT.FORMAT not in ("RGB", "BGR", "L"):

@@ -1,5 +1,4 @@
-import copy
-
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -7,6 +6,7 @@ from detectron2.structures import PolygonMasks
 from small_models import random_image, tiny_embedmask, training_input
 
 from yolact_d2 import model_zoo
+from yolact_d2.modeling.embedmask import criterion
 from yolact_d2.modeling.embedmask.criterion import smoothed
 from yolact_d2.modeling.embedmask.targets import best_locations
 
@@ -57,16 +57,24 @@ def test_crowd_regions_are_not_used(model):
         assert loss.item() == pytest.approx(expected[name].item(), rel=1e-6)
 
 
-def test_losses_of_a_batch_are_those_of_its_images(model):
-    """Sums over locations are divided by the positives of all images, masks by images."""
+def test_losses_of_a_batch_are_weighted_means_of_those_of_its_images(model, monkeypatch):
+    """The weights are the normalisers: numbers of positive locations, sums of their centre-ness
+    targets, images."""
+    original, targets = criterion.centerness, []
+
+    def spy(distances):
+        targets.append(original(distances))
+        return targets[-1]
+
+    monkeypatch.setattr(criterion, "centerness", spy)
     inputs = [training_input(BOXES), training_input(BOXES[:1])]
-    batch = model.train()(inputs)
-    single = [model([x]) for x in inputs]
-    mean = sum(losses["loss_mask"].item() for losses in single) / 2
-    assert batch["loss_mask"].item() == pytest.approx(mean, rel=1e-4)
-    for name in ("loss_cls", "loss_centerness", "loss_box_reg"):
-        low, high = sorted(losses[name].item() for losses in single)
-        assert low * (1 - 1e-4) <= batch[name].item() <= high * (1 + 1e-4)
+    single = [model.train()([x]) for x in inputs]
+    num_positives, sums = [len(x) for x in targets], [x.sum().item() for x in targets]
+    assert num_positives[0] > num_positives[1] > 0
+    for name, loss in model(inputs).items():
+        weights = {"loss_mask": [1, 1], "loss_box_reg": sums}.get(name, num_positives)
+        mean = np.average([losses[name].item() for losses in single], weights=weights)
+        assert loss.item() == pytest.approx(mean, rel=1e-4), name
 
 
 def test_smoothed_equals_the_loop():
@@ -135,7 +143,12 @@ def test_wrong_inputs_and_configs_are_named(model):
             model.train()(inputs)
     for key, value, message in (
         ("MODEL__MASK_ON", False, "EmbedMask always predicts masks"),
-        ("MODEL__EMBEDMASK__EMBED_DIM", 2, "EMBED_DIM is 2"),
+        ("MODEL__EMBEDMASK__NUM_CLASSES", 0, "EMBEDMASK.NUM_CLASSES is 0, not 1"),
+        ("MODEL__EMBEDMASK__EMBED_DIM", 2, "EMBED_DIM is 2, not 3"),
+        ("MODEL__EMBEDMASK__NUM_CONVS", 0, "NUM_CONVS is 0, not 1"),
+        ("MODEL__EMBEDMASK__INIT_MARGIN", 0.0, "INIT_MARGIN is 0.0, not above 0"),
+        ("MODEL__EMBEDMASK__PRIOR_PROB", 1.0, "PRIOR_PROB is 1.0, not between"),
+        ("MODEL__FPN__OUT_CHANNELS", 48, "FPN.OUT_CHANNELS is 48, not a multiple of 32"),
         (
             "MODEL__EMBEDMASK__IN_FEATURES",
             ["p3", "p9"],
@@ -155,9 +168,10 @@ def test_wrong_inputs_and_configs_are_named(model):
             tiny_embedmask(**{key: value})
 
 
-def test_configs_have_the_published_architecture():
+def test_training_starts_from_the_published_biases_and_scales():
     cfg = model_zoo.get_config("embedmask_R_50_FPN_1x", opts=["MODEL.DEVICE", "cpu"])
     head = build_model(cfg).head
-    assert head.cls_score.bias[0].item() == pytest.approx(-4.59512, abs=1e-4)
-    assert head.proposal_margin_pred.bias[0].item() == pytest.approx(-1.7528, abs=1e-4)
-    assert copy.deepcopy(head.position_scale).scale.tolist() == [1]
+    for bias, value in ((head.cls_score.bias, -4.59512), (head.proposal_margin_pred.bias, -1.7528)):
+        torch.testing.assert_close(bias, torch.full_like(bias, value), rtol=0, atol=1e-4)
+    for scale in (head.position_scale, *head.scales, *head.margin_scales):
+        assert scale.scale.tolist() == [1]

@@ -104,12 +104,24 @@ class EmbedMaskHead(FCOSHead):
     @classmethod
     def from_config(cls, cfg, input_shape: list[ShapeSpec]):
         node = cfg.MODEL.EMBEDMASK
-        if node.EMBED_DIM < 3:
-            raise ValueError(f"MODEL.EMBEDMASK.EMBED_DIM is {node.EMBED_DIM}, not 3 or more")
+        for key, is_right, right in (
+            ("EMBED_DIM", node.EMBED_DIM >= NUM_SPATIAL + 1, f"{NUM_SPATIAL + 1} or more"),
+            ("NUM_CONVS", node.NUM_CONVS >= 1, "1 or more"),
+            ("INIT_MARGIN", node.INIT_MARGIN > 0, "above 0"),
+            ("PRIOR_PROB", 0 < node.PRIOR_PROB < 1, "between 0 and 1"),
+        ):
+            if not is_right:
+                raise ValueError(f"MODEL.EMBEDMASK.{key} is {node[key]}, not {right}")
+        channels = input_shape[0].channels
+        if channels % 32:
+            raise ValueError(
+                f"MODEL.FPN.OUT_CHANNELS is {channels}, not a multiple of 32: the head's group "
+                "norm has 32 groups"
+            )
         return {
             "input_shape": input_shape,
             "num_classes": node.NUM_CLASSES,
-            "conv_dims": [input_shape[0].channels] * node.NUM_CONVS,
+            "conv_dims": [channels] * node.NUM_CONVS,
             "embed_dim": node.EMBED_DIM,
             "init_margin": node.INIT_MARGIN,
             "prior_prob": node.PRIOR_PROB,
