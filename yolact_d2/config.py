@@ -55,6 +55,7 @@ def _add_shared_keys(cfg: CN) -> None:
 
 
 def _add_yolact_keys(cfg: CN) -> None:
+    """Keys of YOLACT, its backbones and its augmentation; EmbedMask's configs use none of them."""
     # Side S, in pixels, of the square that every image is resized to; MIN_SIZE_TRAIN is not used.
     # MODEL.ANCHOR_GENERATOR.SIZES are pixels at S: scale them too, int(size / 550 * S).
     cfg.INPUT.IMAGE_SIZE = 550
@@ -157,9 +158,11 @@ def _add_embedmask_keys(cfg: CN) -> None:
     # Class probability at the start of training.
     cfg.MODEL.EMBEDMASK.PRIOR_PROB = 0.01
 
-    # Locations are positive within this distance of the centre of a box, in strides.
+    # A location is assigned to an object only if it is nearer than this to the centre of the box,
+    # along x and y, in strides.
     cfg.MODEL.EMBEDMASK.CENTER_SAMPLING_RADIUS = 1.5
-    # Largest distance to a side of the box, in pixels, that each level but the last is for.
+    # It is also only assigned if its largest distance to a side of the box, in pixels, is in the
+    # range of its level. These are the upper ends of the ranges of all levels but the last.
     cfg.MODEL.EMBEDMASK.SIZES_OF_INTEREST = [64, 128, 256, 512]
     cfg.MODEL.EMBEDMASK.FOCAL_LOSS_ALPHA = 0.25
     cfg.MODEL.EMBEDMASK.FOCAL_LOSS_GAMMA = 2.0
@@ -171,7 +174,8 @@ def _add_embedmask_keys(cfg: CN) -> None:
     # by the mean of its proposals, without it by the best one.
     cfg.MODEL.EMBEDMASK.LOSS_SMOOTH_WEIGHT = 0.0
 
-    # Candidates are pairs of a location and a class with a higher probability, before centre-ness.
+    # A location is a candidate for each class whose probability, without the centre-ness, is above
+    # this.
     cfg.MODEL.EMBEDMASK.CLASS_SCORE_THRESH_TEST = 0.05
     # Best candidates of each level that enter NMS.
     cfg.MODEL.EMBEDMASK.TOPK_CANDIDATES_TEST = 1000
@@ -192,9 +196,9 @@ def _add_class_keys(node: CN) -> None:
     # Fine-tuning: if MODEL.WEIGHTS has another number of classes, initialise the class layers anew.
     node.NEW_CLASSES = False
     # Drop detections with a lower score from the result; the others stay as they are. The option
-    # --confidence-threshold of the programs sets it; without the option, programs that draw use 0.5
-    # or 0.3 if this is 0. MODEL.RETINANET.SCORE_THRESH_TEST, which Detectron2's own demo sets, does
-    # the same if it is above its default, 0.05.
+    # --confidence-threshold of the programs sets it. If it is 0, programs that draw use 0.5, and
+    # those that show how masks are made 0.3. MODEL.RETINANET.SCORE_THRESH_TEST, which Detectron2's
+    # own demo sets, does the same if it is above its default, 0.05.
     node.SCORE_THRESH_TEST = 0.0
 
 

@@ -26,7 +26,8 @@ from .targets import (
     masks_at_stride_4,
 )
 
-# Largest number of floats in the differences between the pixels and some proposals.
+# The mask loss takes as many objects at once as need this many floats for the differences between
+# pixels and proposals.
 _MAX_DIFFERENCES = 2**25
 
 
@@ -47,8 +48,8 @@ class EmbedMaskCriterion(nn.Module):
         """
         Args:
             strides: of the levels, finest first.
-            sizes_of_interest: largest distance to a side of the box, in pixels, that each level but
-                the last is responsible for.
+            sizes_of_interest: upper ends of the ranges of all levels but the last, in pixels, see
+                :class:`Locations`.
             center_sampling_radius: see :func:`assign_objects`.
             focal_loss_alpha, focal_loss_gamma: of the class loss.
             loss_weights: weight of each loss, by name. "loss_smooth" is only computed if its weight
@@ -99,8 +100,8 @@ class EmbedMaskCriterion(nn.Module):
                 network input, without crowd regions.
 
         Returns:
-            the weighted losses. The number of positive locations and the sum of their centre-ness,
-            by which the losses of locations are divided, are means over all processes.
+            the weighted losses. Those of locations are divided by the number of positive locations
+            or by the sum of their centre-ness; both are means over all processes.
         """
         locations = self._locations(points)
         assigned = torch.stack(
@@ -152,7 +153,7 @@ class EmbedMaskCriterion(nn.Module):
         target_centerness = centerness(targets)
         sums = torch.stack([torch.ones_like(target_centerness).sum(), target_centerness.sum()])
         num_positives, sum_centerness = differentiable_all_reduce(sums) / comm.get_world_size()
-        # Not fvcore's compiled one: its second call rounds otherwise than its first.
+        # Not sigmoid_focal_loss_jit, whose results differ between its first call and later ones.
         loss_cls = sigmoid_focal_loss(
             predictions.logits,
             F.one_hot(labels, num_classes + 1)[..., :-1].to(predictions.logits.dtype),
@@ -194,7 +195,8 @@ class EmbedMaskCriterion(nn.Module):
             )
             ious = matched_pairwise_iou(
                 Boxes(counting_pixels(predicted)),
-                Boxes(counting_pixels(gt_boxes)[assigned]),  # -1 is the last object
+                # Background, -1, gets the box of the last object, and is not used.
+                Boxes(counting_pixels(gt_boxes)[assigned]),
             )
             best, has_location = best_locations(assigned, ious, len(objects))
             targets = masks_at_stride_4(objects.gt_masks.tensor, pixels.shape[1:])
@@ -205,7 +207,8 @@ class EmbedMaskCriterion(nn.Module):
         chunk = max(1, _MAX_DIFFERENCES // pixels.numel())
         losses = torch.cat(
             [
-                # Computed again in the backward pass, for which it would keep many times `pixels`.
+                # What the backward pass needs is many times as large as `pixels`: it is computed
+                # again instead of kept.
                 checkpoint(
                     mask_losses, pixels, *part, use_reentrant=False, preserve_rng_state=False
                 )
@@ -231,8 +234,8 @@ def smoothed(
     Args:
         embeddings, margins: (L, D).
         assigned: (L,), see :func:`assign_objects`.
-        ious: (L,), those of an object above 0.5 are its proposals, and the best one.
-        best, has_location: (G,), see :func:`best_locations`.
+        ious, best, has_location: see :func:`best_locations`. The proposals of an object are its
+            locations with an IoU above 0.5, and the best one.
 
     Returns:
         (G, D) embeddings; (G, D) margins; the sum of squared differences over all proposals.

@@ -21,9 +21,10 @@ from .targets import at_locations
 class EmbedMask(InstanceDetector):
     """EmbedMask: embedding coupling for instance segmentation (IJCAI 2021, arXiv 1912.01954).
 
-    FCOS's head predicts a class, a box and a centre-ness for every location, and with it a proposal
-    embedding q and a margin m. In parallel, a tower on the finest level predicts an embedding p for
-    every pixel. A pixel belongs to a proposal with the probability exp(-sum of m (p - q)^2).
+    For every location, FCOS's head predicts a class, a box and a centre-ness; here it also predicts
+    a proposal embedding q and a margin m. In parallel, a tower on the finest level predicts an
+    embedding p for every pixel. A pixel belongs to a proposal with the probability
+    exp(-sum of m (p - q)^2).
     """
 
     config_node = "EMBEDMASK"
@@ -54,7 +55,7 @@ class EmbedMask(InstanceDetector):
             backbone: returns the levels of a feature pyramid.
             head: see :class:`EmbedMaskHead`.
             head_in_features: names of the levels, finest first.
-            anchor_generator: its anchors, one for each cell, have the locations as centres.
+            anchor_generator: makes one anchor for each cell, whose centre is the location.
             criterion: computes the losses, see :class:`EmbedMaskCriterion`.
             pixel_mean, pixel_std: of each channel, for pixel values in 0..255.
             test_class_score_thresh: only pairs of location and class with a higher probability,
@@ -168,7 +169,7 @@ class EmbedMask(InstanceDetector):
     def ground_truth(self, x: dict) -> Instances:
         """The objects of a training input, without crowd regions, on the model's device."""
         if "instances" in x:
-            # Before the move to a GPU, which the choice of some objects would wait for.
+            # While they are on the CPU: choosing some objects on a GPU would wait for it.
             x = {**x, "instances": split_crowds(x["instances"])[0]}
         return super().ground_truth(x)
 
@@ -263,8 +264,8 @@ class EmbedMask(InstanceDetector):
             locations, predictions: see :meth:`inference_single_image`.
 
         Returns:
-            scores (K,), indices (K,) of the locations and classes (K,). K depends on the number of
-            locations alone. Scores are -1 where a level has fewer candidates.
+            scores (K,), indices (K,) of the locations and classes (K,). K is the same for all
+            images of a size: if a level has fewer candidates, pairs with the score -1 follow them.
         """
         class_scores = predictions.logits.sigmoid()
         scores = class_scores * predictions.centerness.sigmoid().nan_to_num(nan=0.0)[:, None]

@@ -33,7 +33,7 @@ class EmbedMaskPredictions(NamedTuple):
     margins: Tensor
     """(N, L, D) m of the proposals, above 0."""
     pixels: Tensor
-    """(N, D, h, w) p of the cells of the finest level, enlarged twice."""
+    """(N, D, h, w) p, at twice the height and width of the finest level."""
 
 
 class Scale(nn.Module):
@@ -68,8 +68,9 @@ class EmbedMaskHead(FCOSHead):
             num_classes: C.
             conv_dims: channels of the convolutions of each tower.
             embed_dim: D, 3 or more.
-            init_margin: distance between embeddings where the probability is 1/2 at the start.
-            prior_prob: class probability at the start.
+            init_margin: distance between embeddings at which the probability is 1/2, at the start
+                of training.
+            prior_prob: class probability at the start of training.
         """
         super().__init__(
             input_shape=input_shape,
@@ -176,7 +177,7 @@ class EmbedMaskHead(FCOSHead):
         )
 
     def _embedding(self, spatial: Tensor, other: Tensor, points: Tensor) -> Tensor:
-        """(N, D, h, w) in float32, which half precision does not replace: coordinates exceed 10."""
+        """(N, D, h, w), always float32: half precision is too coarse for coordinates above 10."""
         position = self.position_scale(points.t() / _POSITION_UNIT)
         spatial = spatial.float() + position.view(2, *spatial.shape[2:])
         return torch.cat([spatial, other.float()], dim=1)

@@ -13,13 +13,22 @@ from .losses import log_probability
 STRIDE = 4  # pixels of the network input in a cell
 # The log probability outside the window of a detection.
 OUTSIDE = -10.0
-# Below exp(-5) pixels beyond the window could exceed the threshold, which paste_windows leaves out.
+# paste_windows leaves out pixels that are nearer to cells outside the window. OUTSIDE has more than
+# half of the weight in their log probability, so their probability is below exp(-5) = 0.0067.
 MIN_THRESHOLD = 0.007
 
 
 def windows(boxes: Tensor, grid_size: Sequence[int]) -> Tensor:
-    """(N, 4) int64 XYXY ranges of the cells where the masks of boxes (N, 4) XYXY, in pixels of the
-    network input, are computed; ends excluded."""
+    """The cells in which masks are computed: those of the box, two more to its left and top, and
+    one more to its right and bottom.
+
+    Args:
+        boxes: (N, 4) XYXY, in pixels of the network input.
+        grid_size: (height, width).
+
+    Returns:
+        (N, 4) int64 XYXY, ends excluded.
+    """
     cells = (boxes / STRIDE).long()
     cells = torch.stack([cells[:, :2] - 2, cells[:, 2:] + 2], dim=1)
     height, width = grid_size
@@ -38,8 +47,8 @@ def paste_masks(
 ) -> Tensor:
     """The pixels whose probability to belong to a detection exceeds a threshold.
 
-    What is resized to the image is the logarithm of the probability, which is -10 outside the
-    window of the detection.
+    The logarithm of the probability is resized to the image, not the probability itself. Outside
+    the window of the detection it is -10.
 
     Args:
         pixels: (D, h, w) p, a cell for 4 x 4 pixels of the padded network input.
@@ -53,7 +62,7 @@ def paste_masks(
         (N, height, width) bool.
     """
     grid = pixels.shape[1:]
-    # The height and width that the padded input has in the image.
+    # (height, width) of the padded network input, scaled as the image is.
     resized = [-(-STRIDE * g * s // i) for g, s, i in zip(grid, size, input_size)]
     if pixels.device.type != "cpu" or is_tracing():
         # A loop over windows would wait for a GPU to tell where they are.
