@@ -29,7 +29,10 @@ setup(
     ],
     packages=[*find_packages(include=("yolact_d2", "yolact_d2.*", "yolact_runtime")), *FOLDERS],
     package_dir=FOLDERS,
-    package_data={"yolact_d2": ["py.typed"], "yolact_d2.configs": ["*.yaml"]},
+    package_data={
+        "yolact_d2": ["py.typed"],
+        "yolact_d2.configs": ["*.yaml", "common/*/*.py", "lazy/*.py"],
+    },
     python_requires=">=3.10",
     # Detectron2 is on no package index; README says how to install it.
     install_requires=[

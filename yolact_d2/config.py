@@ -234,7 +234,7 @@ def get_config_file(name: str) -> str:
 
     Args:
         name: of a model in this project's or in Detectron2's model zoo, with or without ".yaml".
-            The path of a file stays as it is.
+            With ".py": of a lazy config. The path of a file stays as it is.
 
     Raises:
         FileNotFoundError: listing this project's models, if there is no such file and no model.
@@ -244,6 +244,9 @@ def get_config_file(name: str) -> str:
     stem, names = name.removesuffix(".yaml"), model_names()
     if stem in names:
         return str(_config_folder() / f"{stem}.yaml")
+    lazy = _config_folder() / "lazy" / name
+    if name.endswith(".py") and lazy.is_file():
+        return str(lazy)
     path = os.path.join(_DETECTRON2_CONFIGS, f"{stem}.yaml")
     if os.path.isfile(path):
         return path
@@ -290,7 +293,7 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, keep_device: bool
 
 def for_this_machine(cfg: CN) -> CN:
     """The config with :func:`available_device` as MODEL.DEVICE; a warning if that is another."""
-    device = available_device(cfg)
+    device = available_device(cfg.MODEL.DEVICE)
     if device != cfg.MODEL.DEVICE:
         logging.getLogger(__name__).warning(
             f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but no GPU is found: running on the CPU."
@@ -301,15 +304,15 @@ def for_this_machine(cfg: CN) -> CN:
     return cfg
 
 
-def available_device(cfg: CN) -> str:
+def available_device(device: str) -> str:
     """MODEL.DEVICE, or "cpu" if that is a GPU and there is none.
 
     Raises:
         ValueError: if it is no device of PyTorch.
     """
     try:
-        torch.device(cfg.MODEL.DEVICE)
+        torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: {error}") from error
-    is_missing = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
-    return "cpu" if is_missing else cfg.MODEL.DEVICE
+        raise ValueError(f"MODEL.DEVICE is {device!r}: {error}") from error
+    is_missing = device.startswith("cuda") and not torch.cuda.is_available()
+    return "cpu" if is_missing else device

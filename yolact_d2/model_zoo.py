@@ -1,17 +1,19 @@
 """Models by the names of their configs, like Detectron2's `model_zoo`.
 
-A name is that of a file in configs/, with or without ".yaml": "yolact_R_50_FPN_550".
+A name is that of a file in configs/, with or without ".yaml": "yolact_R_50_FPN_550"; or that of a
+lazy config in configs/lazy/, with ".py".
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.modeling import build_model
 from torch import nn
 
 from .checkpoint import YOLACTCheckpointer
-from .config import get_config_file, load_config
+from .config import available_device, get_config_file, load_config
 from .config import model_names as names
 
 __all__ = ["get", "get_checkpoint_url", "get_config", "get_config_file", "names"]
@@ -49,15 +51,15 @@ def get_config(
     *,
     weights: str | None = None,
     opts: Sequence[str] = (),
-) -> CfgNode:
-    """The config of a model, not frozen; see :func:`load_config`.
+) -> CfgNode | Any:
+    """The config of a model, not frozen; see :func:`load_config`. That of a ".py" file is lazy.
 
     Args:
         name: see :func:`names`.
-        trained: set MODEL.WEIGHTS to the authors' trained weights. By default it names the weights
-            that training starts from.
-        weights: set MODEL.WEIGHTS to this file or URL.
-        opts: alternating keys and values that override the file's.
+        trained: set MODEL.WEIGHTS (`train.init_checkpoint`) to the authors' trained weights. By
+            default it names the weights that training starts from.
+        weights: set MODEL.WEIGHTS (`train.init_checkpoint`) to this file or URL.
+        opts: alternating keys and values that override the file's, of a lazy config "key=value".
 
     Raises:
         FileNotFoundError: if there is no such model.
@@ -65,11 +67,17 @@ def get_config(
     """
     if trained and weights is not None:
         raise ValueError("trained=True and weights=... exclude each other: give one")
-    cfg = load_config(get_config_file(name), opts)
+    path = get_config_file(name)
     if trained:
-        cfg.MODEL.WEIGHTS = get_checkpoint_url(name)
-    elif weights is not None:
-        cfg.MODEL.WEIGHTS = weights
+        weights = get_checkpoint_url(name)
+    if path.endswith(".py"):
+        cfg = LazyConfig.apply_overrides(LazyConfig.load(path), [*opts])
+        if weights is not None:
+            cfg.train.init_checkpoint = weights
+    else:
+        cfg = load_config(path, opts)
+        if weights is not None:
+            cfg.MODEL.WEIGHTS = weights
     return cfg
 
 
@@ -87,12 +95,15 @@ def get(
         device: default: the config's, or the CPU if there is no GPU.
     """
     cfg = get_config(name, trained, weights=weights)
-    if device is not None:
-        cfg.MODEL.DEVICE = device
-    model = build_model(cfg)
+    if isinstance(cfg, CfgNode):
+        cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
+        model, init = build_model(cfg), cfg.MODEL.WEIGHTS
+    else:
+        model, init = instantiate(cfg.model), cfg.train.init_checkpoint
+        model.to(device or available_device(cfg.train.device))
     checkpointer = YOLACTCheckpointer(model)
     if trained or weights is not None:
-        checkpointer.load(cfg.MODEL.WEIGHTS)
+        checkpointer.load(init)
     else:
-        checkpointer.warm_start(cfg.MODEL.WEIGHTS)  # a backbone
+        checkpointer.warm_start(init)  # a backbone
     return model

@@ -259,7 +259,7 @@ def test_random_patch_keeps_images_whole_without_an_object_in_reach():
 def test_recipe_of_the_paper():
     cfg = model_zoo.get_config("yolact_R_101_FPN_550")
     assert cfg.INPUT.MIN_BOX_SIZE == 4
-    augmentations = build_augmentation(cfg)
+    limit, _, *augmentations = build_augmentation(cfg)
     assert [type(a) for a in augmentations] == ORDER
     photometric, expand, crop, flip, resize = augmentations
     assert photometric.image_format == "RGB"
@@ -268,16 +268,16 @@ def test_recipe_of_the_paper():
     assert flip.horizontal and flip.prob == 0.5
     assert resize.shape == (550, 550)
     darknet = build_augmentation(model_zoo.get_config("yolact_darknet53_FPN_550"))
-    np.testing.assert_allclose(darknet[1].fill, [123.68, 116.78, 103.94])
+    np.testing.assert_allclose(darknet[3].fill, [123.68, 116.78, 103.94])
     # COCO's images, of at most 640 pixels, are never shrunk.
-    assert expand.max_side == 640 * expand.max_ratio == 2560
-    assert build_augmentation(model_zoo.get_config("yolact_R_101_FPN_700"))[1].max_side == 2800
+    assert limit.max_side == expand.max_side == 640 * expand.max_ratio == 2560
+    assert build_augmentation(model_zoo.get_config("yolact_R_101_FPN_700"))[3].max_side == 2800
 
 
 def test_each_switch_removes_its_augmentation():
     switches = ["INPUT.AUG.PHOTOMETRIC", "INPUT.AUG.EXPAND", "INPUT.AUG.CROP", "INPUT.RANDOM_FLIP"]
     for i, key in enumerate(switches):
-        augmentations = build_augmentation(_cfg(key, "none" if "FLIP" in key else False))
+        augmentations = build_augmentation(_cfg(key, "none" if "FLIP" in key else False))[2:]
         assert [type(a) for a in augmentations] == ORDER[:i] + ORDER[i + 1 :]
 
 
@@ -287,7 +287,7 @@ def test_values_come_from_the_config():
         "INPUT.AUG.EXPAND_MAX_RATIO", 1.5, "INPUT.AUG.CROP_MIN_RATIO", 0.8,
         "INPUT.RANDOM_FLIP", "vertical", "INPUT.IMAGE_SIZE", 64,
     )  # fmt: skip
-    photometric, expand, crop, flip, resize = build_augmentation(cfg)
+    _, _, photometric, expand, crop, flip, resize = build_augmentation(cfg)
     assert photometric.image_format == "BGR"
     assert (expand.fill, expand.max_ratio) == ([1.0, 20.0, 300.0], 1.5)
     assert crop.min_ratio == 0.8 and resize.shape == (64, 64)
@@ -314,7 +314,7 @@ def test_grey_images_have_brightness_contrast_and_a_grey_canvas():
     changed = adjust_colors(image, "L", brightness=20, contrast=0.5, saturation=1.5, hue=9)
     np.testing.assert_allclose(changed, (image + 20) * 0.5)
     for color, grey in (([100.0, 50.0, 200.0], 82.05), ([7.0], 7.0)):
-        expand = build_augmentation(_cfg("INPUT.FORMAT", "L", "INPUT.AUG.EXPAND_COLOR", color))[1]
+        expand = build_augmentation(_cfg("INPUT.FORMAT", "L", "INPUT.AUG.EXPAND_COLOR", color))[3]
         np.random.seed(1)
         transforms = [expand.get_transform(image) for _ in range(20)]
         padded = next(x for x in (t.apply_image(image) for t in transforms) if x.size > image.size)

@@ -12,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from detectron2.config import configurable
 from detectron2.data import transforms as T
 from fvcore.transforms.transform import CropTransform, PadTransform
 
@@ -19,28 +20,60 @@ AS_FLOAT = T.ColorTransform(partial(np.asarray, dtype=np.float32))
 """What the augmentations below need."""
 
 
-def build_augmentation(cfg) -> list[T.Augmentation]:
-    """The augmentations that ``cfg.INPUT`` switches on, in the order of the paper."""
-    aug, augmentations = cfg.INPUT.AUG, []
-    if aug.PHOTOMETRIC:
-        augmentations.append(RandomPhotometric(cfg.INPUT.FORMAT))
-    if aug.EXPAND:
-        fill = expand_color(aug.EXPAND_COLOR, cfg.INPUT.FORMAT)
-        augmentations.append(RandomExpand(fill, aug.EXPAND_MAX_RATIO, max_side=max_side(cfg)))
-    if aug.CROP:
-        augmentations.append(RandomPatch(aug.CROP_MIN_RATIO))
-    flip = cfg.INPUT.RANDOM_FLIP
+def _from_config(cfg) -> dict[str, Any]:
+    aug = cfg.INPUT.AUG
+    return {
+        "image_size": cfg.INPUT.IMAGE_SIZE,
+        "image_format": cfg.INPUT.FORMAT,
+        "photometric": aug.PHOTOMETRIC,
+        "expand_max_ratio": aug.EXPAND_MAX_RATIO if aug.EXPAND else None,
+        "expand_color": aug.EXPAND_COLOR,
+        "crop_min_ratio": aug.CROP_MIN_RATIO if aug.CROP else None,
+        "flip": cfg.INPUT.RANDOM_FLIP,
+    }
+
+
+@configurable(from_config=_from_config)
+def build_augmentation(
+    *,
+    image_size: int,
+    image_format: str,
+    photometric: bool = True,
+    expand_max_ratio: float | None = 4.0,
+    expand_color: Sequence[float] = (123.68, 116.78, 103.94),
+    crop_min_ratio: float | None = 0.3,
+    flip: str = "horizontal",
+) -> list[T.Augmentation | T.Transform]:
+    """The paper's augmentation of 8-bit images, in its order.
+
+    Args:
+        image_size: S; images become S x S float32.
+        image_format: "RGB", "BGR" or "L".
+        photometric: apply :class:`RandomPhotometric`.
+        expand_max_ratio, expand_color: of :class:`RandomExpand`. None: do not expand.
+        crop_min_ratio: of :class:`RandomPatch`. None: do not crop.
+        flip: "none", "horizontal" or "vertical".
+    """
+    limit = max_side(image_size)
+    augmentations = [LimitSize(limit), AS_FLOAT]
+    if photometric:
+        augmentations.append(RandomPhotometric(image_format))
+    if expand_max_ratio is not None:
+        fill = expand_fill(expand_color, image_format)
+        augmentations.append(RandomExpand(fill, expand_max_ratio, max_side=limit))
+    if crop_min_ratio is not None:
+        augmentations.append(RandomPatch(crop_min_ratio))
     if flip not in ("none", "horizontal", "vertical"):
         raise ValueError(f"INPUT.RANDOM_FLIP is {flip!r}, not one of: none, horizontal, vertical")
     if flip != "none":
         augmentations.append(
             RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")
         )
-    augmentations.append(T.Resize((cfg.INPUT.IMAGE_SIZE, cfg.INPUT.IMAGE_SIZE)))
+    augmentations.append(T.Resize((image_size, image_size)))
     return augmentations
 
 
-def expand_color(color: Sequence[float], image_format: str) -> Sequence[float]:
+def expand_fill(color: Sequence[float], image_format: str) -> Sequence[float]:
     """INPUT.AUG.EXPAND_COLOR, or its grey value for images of INPUT.FORMAT "L"."""
     if image_format == "L" and len(color) == 3:
         return [float(np.dot(color, (0.299, 0.587, 0.114)))]  # as Pillow turns RGB to grey
@@ -52,10 +85,10 @@ def expand_color(color: Sequence[float], image_format: str) -> Sequence[float]:
     return color
 
 
-def max_side(cfg) -> int:
+def max_side(image_size: int) -> int:
     """L, the longest side that an image may have during augmentation, in pixels. COCO's images, at
     most 640 pixels long, do not exceed it even when they are expanded 4 times."""
-    return 4 * max(640, cfg.INPUT.IMAGE_SIZE)
+    return 4 * max(640, image_size)
 
 
 class LimitSize(T.Augmentation):

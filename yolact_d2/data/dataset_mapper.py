@@ -12,15 +12,7 @@ from detectron2.structures import BitMasks, BoxMode, Instances
 
 from ..config import model_node
 from .annotations import Size, clip_box, is_usable_annotation, leaves_image, valid_polygons
-from .augmentation import (
-    AS_FLOAT,
-    LimitSize,
-    RandomCrop,
-    box_centers,
-    build_augmentation,
-    max_side,
-    points_inside,
-)
+from .augmentation import RandomCrop, box_centers, build_augmentation, points_inside
 from .images import UnreadableImage, read_image
 
 
@@ -66,7 +58,7 @@ class YOLACTDatasetMapper:
         is_yolact = model_node(cfg) == "YOLACT"
         has_crop = is_train and not is_yolact and cfg.INPUT.CROP.ENABLED
         if is_train and is_yolact:
-            augmentations = [LimitSize(max_side(cfg)), AS_FLOAT, *build_augmentation(cfg)]
+            augmentations = build_augmentation(cfg)
         else:  # For YOLACT none: INPUT.MIN_SIZE_TEST is 0, and the model resizes.
             augmentations = utils.build_augmentation(cfg, is_train)
         if has_crop:

@@ -38,7 +38,7 @@ def main() -> None:
     with exit_on_bad_input():
         args.config_file = get_config_file(args.config_file)  # Detectron2 logs what is in it.
         cfg = load_config(args.config_file, args.opts, keep_device=True)
-        device = available_device(cfg)
+        device = available_device(cfg.MODEL.DEVICE)
         check_devices(args, device)
     launch(run, args, device, timedelta(seconds=cfg.DIST_TIMEOUT_SECONDS))
 

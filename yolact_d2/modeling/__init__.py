@@ -5,6 +5,7 @@ from .backbone import (
     build_fcos_resnet_fpn_backbone,
     build_yolact_darknet53_fpn_backbone,
     build_yolact_resnet_fpn_backbone,
+    yolact_resnet,
 )
 from .embedmask import EmbedMask, EmbedMaskCriterion, EmbedMaskHead, EmbedMaskPredictions
 from .instance_detector import InstanceDetector
@@ -17,6 +18,8 @@ from .yolact import (
     MaskIoUHead,
     Protonet,
     YOLACTAnchorGenerator,
+    YOLACTCriterion,
     YOLACTHead,
     build_protonet,
+    get_nms,
 )

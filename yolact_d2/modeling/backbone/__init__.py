@@ -4,4 +4,5 @@ from .fpn import (
     build_fcos_resnet_fpn_backbone,
     build_yolact_darknet53_fpn_backbone,
     build_yolact_resnet_fpn_backbone,
+    yolact_resnet,
 )

@@ -1,7 +1,8 @@
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 from detectron2.layers import Conv2d, ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, ResNet, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.utils import comm
 from torch import Tensor, nn
@@ -44,8 +45,8 @@ class YOLACTFPN(FPN):
         out_channels: int,
         *,
         norm: str = "",
-        freeze_bn_below: int,
-        images_per_device: int,
+        freeze_bn_below: int = 6,
+        images_per_device: int = 8,
     ):
         """
         Args:
@@ -125,8 +126,8 @@ def build_fpn(cfg, bottom_up: Backbone) -> YOLACTFPN:
 @BACKBONE_REGISTRY.register()
 def build_yolact_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> YOLACTFPN:
     """Detectron2's ResNet (keys MODEL.RESNETS) with YOLACT's pyramid (keys MODEL.FPN)."""
-    deform_on_per_stage = cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE
-    if any(deform_on_per_stage) and not cfg.MODEL.RESNETS.DEFORM_MODULATED:
+    resnets = cfg.MODEL.RESNETS
+    if any(resnets.DEFORM_ON_PER_STAGE) and not resnets.DEFORM_MODULATED:
         raise ValueError(
             "MODEL.RESNETS.DEFORM_ON_PER_STAGE: YOLACT++'s deformable convolutions are modulated, "
             "set MODEL.RESNETS.DEFORM_MODULATED to True"
@@ -134,18 +135,35 @@ def build_yolact_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> YOLACTFPN:
     plain_cfg = cfg.clone()
     plain_cfg.defrost()
     plain_cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [False] * 4
-    resnet = build_resnet_backbone(plain_cfg, input_shape)
+    resnet = yolact_resnet(
+        build_resnet_backbone(plain_cfg, input_shape),
+        resnets.DEFORM_ON_PER_STAGE,
+        resnets.DEFORM_INTERVAL,
+        resnets.DEFORM_NUM_GROUPS,
+        cfg.MODEL.BACKBONE.FREEZE_AT,
+    )
+    return build_fpn(cfg, resnet)
 
+
+def yolact_resnet(
+    resnet: ResNet,
+    deform_on_per_stage: Sequence[bool] = (False, False, False, False),
+    deform_interval: int = 1,
+    deform_groups: int = 1,
+    freeze_at: int = 0,
+) -> ResNet:
+    """Initialize a ResNet as the authors do, and make some of its convolutions deformable, in
+    place.
+
+    Args:
+        deform_on_per_stage, deform_interval, deform_groups: see :func:`use_deformable_convs`.
+        freeze_at: see :meth:`ResNet.freeze`.
+    """
     blocks = [block for stage in resnet.stages for block in stage]
     last_convs = [getattr(block, "conv3", block.conv2) for block in blocks]
     scale_residual_branches([conv.norm for conv in last_convs])
-    use_deformable_convs(
-        resnet,
-        deform_on_per_stage,
-        cfg.MODEL.RESNETS.DEFORM_INTERVAL,
-        cfg.MODEL.RESNETS.DEFORM_NUM_GROUPS,
-    )
-    return build_fpn(cfg, resnet.freeze(cfg.MODEL.BACKBONE.FREEZE_AT))
+    use_deformable_convs(resnet, deform_on_per_stage, deform_interval, deform_groups)
+    return resnet.freeze(freeze_at)
 
 
 @BACKBONE_REGISTRY.register()
