@@ -54,8 +54,9 @@ setup(
         "onnx": ["onnx", "onnxscript", "onnxruntime"],
         "openvino": ["onnx", "onnxscript", "openvino"],
         "int8": ["nncf"],
+        "timm": ["timm"],
         "test": [
-            *("hypothesis", "pytest", "safetensors"),
+            *("hypothesis", "pytest", "safetensors", "timm"),
             *("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"),
         ],
         "dev": ["mypy~=2.4", "ruff~=0.17.0"],

@@ -38,7 +38,7 @@ def name_of(path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name_of)
 def test_every_config_builds_its_model(path):
-    cfg = load_config(path, ["MODEL.DEVICE", "cpu"])
+    cfg = load_config(path, ["MODEL.DEVICE", "cpu", "MODEL.TIMM.PRETRAINED", False])
     model = build_model(cfg)
     assert type(model).__name__ == "YOLACT"
     name = name_of(path)

@@ -36,6 +36,17 @@ def _add_shared_keys(cfg: CN) -> None:
     # How long a process waits for the others in a collective before the run ends, in seconds.
     cfg.DIST_TIMEOUT_SECONDS = 300
 
+    # What is below the pyramid, a name in BACKBONE_REGISTRY such as build_timm_backbone,
+    # if MODEL.BACKBONE.NAME is build_yolact_fpn_backbone or build_fcos_fpn_backbone.
+    cfg.MODEL.FPN.BOTTOM_UP = "build_resnet_backbone"
+    cfg.MODEL.TIMM = CN()
+    # A model of timm that supports features_only. Its maps of stride 8 to 32 are "res3" to "res5".
+    cfg.MODEL.TIMM.NAME = ""
+    # Load timm's weights unless MODEL.WEIGHTS names others.
+    cfg.MODEL.TIMM.PRETRAINED = False
+    # Further arguments of timm.create_model, such as img_size.
+    cfg.MODEL.TIMM.ARGS = CN(new_allowed=True)
+
     # Drop objects whose width or height after augmentation is at most this, in pixels.
     cfg.INPUT.MIN_BOX_SIZE = 4.0
 

@@ -1,9 +1,12 @@
 from .backbone import (
     YOLACTFPN,
     DarkNet,
+    TimmBackbone,
     build_darknet53_backbone,
-    build_fcos_resnet_fpn_backbone,
+    build_fcos_fpn_backbone,
+    build_timm_backbone,
     build_yolact_darknet53_fpn_backbone,
+    build_yolact_fpn_backbone,
     build_yolact_resnet_fpn_backbone,
     yolact_resnet,
 )

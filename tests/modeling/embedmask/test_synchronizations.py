@@ -57,7 +57,7 @@ def test_a_training_step_waits_no_more_often_than_fcos():
     boxes = [[4, 4, 40, 50], [30, 10, 90, 60], [60, 2, 70, 9]]
     inputs = [training_input(boxes), training_input([]), training_input(boxes[:2])]
     model = tiny_embedmask(
-        MODEL__BACKBONE__NAME="build_fcos_resnet_fpn_backbone",
+        MODEL__BACKBONE__NAME="build_fcos_fpn_backbone",
         MODEL__ANCHOR_GENERATOR__SIZES=[[8], [16], [32], [64], [128]],
         MODEL__EMBEDMASK__IN_FEATURES=["p3", "p4", "p5", "p6", "p7"],
         MODEL__EMBEDMASK__SIZES_OF_INTEREST=[64, 128, 256, 512],

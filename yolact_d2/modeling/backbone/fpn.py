@@ -8,6 +8,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..registry import get_registered
 from ..weight_init import scale_residual_branches, xavier_uniform_init
 from .batch_norm import batch_norms, fixed_statistics
 from .darknet import build_darknet53_backbone
@@ -110,7 +111,7 @@ def build_fpn(cfg, bottom_up: Backbone) -> YOLACTFPN:
     unknown = [name for name in cfg.MODEL.FPN.IN_FEATURES if name not in shapes]
     if unknown:
         raise ValueError(
-            f"MODEL.FPN.IN_FEATURES: no stage {unknown}; {cfg.MODEL.BACKBONE.NAME} gives "
+            f"MODEL.FPN.IN_FEATURES: no stage {unknown}; {type(bottom_up).__name__} gives "
             f"{sorted(shapes)}"
         )
     return YOLACTFPN(
@@ -178,15 +179,26 @@ def build_yolact_darknet53_fpn_backbone(cfg, input_shape: ShapeSpec) -> YOLACTFP
 
 
 @BACKBONE_REGISTRY.register()
-def build_fcos_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
-    """Detectron2's ResNet (keys MODEL.RESNETS) and FPN (keys MODEL.FPN), with P6 and P7 from P5;
-    those of Detectron2's RetinaNet are from C5."""
+def build_yolact_fpn_backbone(cfg, input_shape: ShapeSpec) -> YOLACTFPN:
+    """The backbone that MODEL.FPN.BOTTOM_UP names with YOLACT's pyramid (keys MODEL.FPN)."""
+    return build_fpn(cfg, build_bottom_up(cfg, input_shape))
+
+
+@BACKBONE_REGISTRY.register()
+def build_fcos_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
+    """The backbone that MODEL.FPN.BOTTOM_UP names with Detectron2's FPN (keys MODEL.FPN), and P6
+    and P7 from P5; those of Detectron2's RetinaNet are from C5."""
     channels = cfg.MODEL.FPN.OUT_CHANNELS
     return FPN(
-        bottom_up=build_resnet_backbone(cfg, input_shape),
+        bottom_up=build_bottom_up(cfg, input_shape),
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=channels,
         norm=cfg.MODEL.FPN.NORM,
         top_block=LastLevelP6P7(channels, channels, in_feature="p5"),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
+
+
+def build_bottom_up(cfg, input_shape: ShapeSpec) -> Backbone:
+    name = cfg.MODEL.FPN.BOTTOM_UP
+    return get_registered(BACKBONE_REGISTRY, name, "MODEL.FPN.BOTTOM_UP")(cfg, input_shape)
