@@ -1,11 +1,13 @@
-"""Detectron2's ``export_model.py --export-method tracing`` gives the model's detections."""
+"""Detectron2's ``export_model.py --format torchscript`` gives the model's detections."""
 
 import warnings
 
 import pytest
 import torch
-from detectron2.export import TracingAdapter
+from detectron2.export import TracingAdapter, scripting_with_instances
+from detectron2.structures import Boxes
 from small_models import random_image, tiny_embedmask, tiny_yolact
+from torch import Tensor
 
 from tools.export_model import match
 from yolact_runtime import Detections
@@ -33,6 +35,27 @@ def test_a_trace_holds_for_other_images_and_sizes(kind):
             assert len(pairs) == len(expected)
             for i, j in pairs:
                 assert (expected.pred_masks[i] != got.pred_masks[j]).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["yolact_plus_shapes", "embedmask_shapes"])
+def test_scripted_models_are_those_of_detectron2s_scripting(kind):
+    is_yolact = kind.startswith("yolact")
+    model = (tiny_yolact if is_yolact else tiny_embedmask)(kind).eval()
+    fields = {"pred_boxes": Boxes, "scores": Tensor, "pred_classes": Tensor, "pred_masks": Tensor}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        scripted = scripting_with_instances(model, fields)
+        inputs = [{"image": random_image(*size)} for size in ((50, 70), (130, 80))]
+        for x, got in zip(inputs, scripted(inputs)):
+            expected = model([x])[0]["instances"]
+            assert got.image_size == expected.image_size and len(expected) > 20
+            boxes, masks = got.pred_boxes.tensor, got.pred_masks
+            found = Detections(boxes.numpy(), got.scores.numpy(), got.pred_classes.numpy(), masks)
+            pairs = match(expected, found, int8=False)
+            assert len(pairs) == len(expected) == len(boxes)
+            for i, j in pairs:
+                assert (expected.pred_masks[i] != masks[j]).float().mean() < 1e-3
+    assert not isinstance(model.backbone, torch.jit.ScriptModule)  # the model is as before
 
 
 def test_what_cannot_be_traced_raises():

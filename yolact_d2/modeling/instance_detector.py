@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.names import translate
 from .registry import get_registered
+from .scripting import ScriptableDetector
 from .tracing import is_tracing
 
 
@@ -116,6 +117,10 @@ class InstanceDetector(DenseDetector):
             "vis_period": cfg.VIS_PERIOD,
             "input_format": cfg.INPUT.FORMAT,
         }
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` compiles in place of the model."""
+        return ScriptableDetector(self)
 
     def image_to_device(self, x: dict) -> Tensor:
         """The image of an input, (3, H, W) or (1, H, W) float32.
