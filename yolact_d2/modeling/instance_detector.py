@@ -148,10 +148,18 @@ class InstanceDetector(DenseDetector):
         """The objects of a training input, with `gt_masks` (`BitMasks`), on the model's device.
 
         Raises:
-            ValueError: if there is no ground truth, or masks are polygons.
+            ValueError: if there is no ground truth, a box has no area, or masks are polygons.
         """
         if "instances" not in x:
             raise ValueError(f"no ground truth in training, only {sorted(x)}")
+        # While they are on the CPU: on a GPU this would wait for it.
+        boxes = x["instances"].gt_boxes
+        if not boxes.nonempty().all():
+            box = boxes[~boxes.nonempty()].tensor[0].tolist()
+            raise ValueError(
+                f"{x.get('file_name', 'an image')}: gt_boxes has {box}, but boxes must be XYXY "
+                "with x1 < x2 and y1 < y2"
+            )
         gt = x["instances"].to(self.device)
         if len(gt) == 0 and not gt.has("gt_masks"):
             # Detectron2's DatasetMapper sets no gt_masks for images without objects.

@@ -70,9 +70,8 @@ def paste_windows(
     resized_size: Sequence[int],
     size: Sequence[int],
     threshold: float,
-    device: torch.device,
 ) -> Tensor:
-    """Resize masks that are zero outside a window, and threshold them.
+    """Resize masks on a CPU that are zero outside a window, and threshold them.
 
     Same as a bilinear resize of whole grids without antialiasing, but only windows are computed,
     one at a time.
@@ -87,16 +86,14 @@ def paste_windows(
         threshold: above 0.
 
     Returns:
-        (N, height, width) bool, on `device`.
+        (N, height, width) bool.
     """
     # A bilinear resize is a matrix product in each direction.
     rows, columns = (
-        _bilinear_matrix(old, new, device)[:end]
+        _bilinear_matrix(old, new)[:end]
         for old, new, end in zip(grid_size, resized_size, size)
     )
-    shape = (len(windows), *size)
-    cpu = device.type == "cpu"
-    pasted = _lazy_zeros(shape) if cpu else torch.zeros(shape, dtype=torch.bool, device=device)
+    pasted = _lazy_zeros((len(windows), *size))
     for part, out, (c1, r1, c2, r2) in zip(parts, pasted, windows):
         if c1 >= c2 or r1 >= r2:
             continue
@@ -109,15 +106,15 @@ def paste_windows(
             continue
         out = out[y1:y2, x1:x2]
         tall = rows[y1:y2, r1:r2] @ part
-        chunk = max(1, (_MAX_CPU_PIXELS if cpu else _MAX_PIXELS) // out.shape[1])
+        chunk = max(1, _MAX_CPU_PIXELS // out.shape[1])
         for tall_part, out_part in zip(tall.split(chunk), out.split(chunk)):
             torch.gt(tall_part @ columns[x1:x2, c1:c2].t(), threshold, out=out_part)
     return pasted
 
 
-def _bilinear_matrix(size: int, new_size: int, device: torch.device) -> Tensor:
+def _bilinear_matrix(size: int, new_size: int) -> Tensor:
     """(new_size, size) float32 matrix of a bilinear resize."""
-    identity = torch.eye(size, device=device)[None]
+    identity = torch.eye(size)[None]
     return F.interpolate(identity, size=new_size, mode="linear")[0].t()
 
 

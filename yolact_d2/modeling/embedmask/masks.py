@@ -73,9 +73,7 @@ def paste_masks(
         log_probability(pixels[:, y1:y2, x1:x2], q[None], m[None])[0] - OUTSIDE
         for q, m, (x1, y1, x2, y2) in zip(embeddings, margins, cells)
     )
-    return paste_windows(
-        parts, cells, grid, resized, size, math.log(threshold) - OUTSIDE, pixels.device
-    )
+    return paste_windows(parts, cells, grid, resized, size, math.log(threshold) - OUTSIDE)
 
 
 def window_masks(pixels: Tensor, embeddings: Tensor, margins: Tensor, boxes: Tensor) -> Tensor:

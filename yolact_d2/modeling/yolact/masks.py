@@ -96,7 +96,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: Sequence[int]) -> Tensor:
     grid = masks.shape[1:]
     windows = _windows(boxes, *grid).tolist()
     parts = [mask[y1:y2, x1:x2] for mask, (x1, y1, x2, y2) in zip(masks, windows)]
-    return paste_windows(parts, windows, grid, size, size, 0.5, masks.device)
+    return paste_windows(parts, windows, grid, size, size, 0.5)
 
 
 def _windows(boxes: Tensor, height: int, width: int) -> Tensor:
