@@ -5,6 +5,8 @@ dtypes that a GPU lacks, the results of its kernels, autocast, more than one dev
 the CPU, which a GPU takes.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
@@ -16,14 +18,15 @@ from yolact_d2.engine import SkipNonFiniteTrainer
 from yolact_d2.modeling import NMS_REGISTRY
 
 MODELS = {
-    "yolact": lambda: tiny_yolact(),
-    "yolact++": lambda: tiny_yolact(
+    "yolact": tiny_yolact,
+    "yolact++": partial(
+        tiny_yolact,
         "yolact_plus_shapes",
         MODEL__YOLACT__MASK_IOU__MIN_AREA=0,
         MODEL__YOLACT__MAX_MASK_POSITIVES=3,  # a random subset
         MODEL__YOLACT__MIN_NEGATIVES_PER_IMAGE=9,
     ),
-    "embedmask": lambda: tiny_embedmask(MODEL__EMBEDMASK__LOSS_SMOOTH_WEIGHT=0.1),
+    "embedmask": partial(tiny_embedmask, MODEL__EMBEDMASK__LOSS_SMOOTH_WEIGHT=0.1),
 }
 INPUTS = [
     training_input([[4, 4, 40, 50], [30, 10, 60, 60], [60, 2, 70, 9]], crowd=[False, True, False]),

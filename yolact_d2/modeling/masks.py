@@ -90,8 +90,7 @@ def paste_windows(
     """
     # A bilinear resize is a matrix product in each direction.
     rows, columns = (
-        _bilinear_matrix(old, new)[:end]
-        for old, new, end in zip(grid_size, resized_size, size)
+        _bilinear_matrix(old, new)[:end] for old, new, end in zip(grid_size, resized_size, size)
     )
     pasted = _lazy_zeros((len(windows), *size))
     for part, out, (c1, r1, c2, r2) in zip(parts, pasted, windows):
