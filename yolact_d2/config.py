@@ -44,7 +44,8 @@ def _add_shared_keys(cfg: CN) -> None:
     cfg.MODEL.TIMM.NAME = ""
     # Load timm's weights unless MODEL.WEIGHTS names others.
     cfg.MODEL.TIMM.PRETRAINED = False
-    # Further arguments of timm.create_model, such as img_size.
+    # Further arguments of timm.create_model, in a YAML file. Models that take one image size only,
+    # such as Swin, need img_size: that of the images, rounded up to a multiple of 32.
     cfg.MODEL.TIMM.ARGS = CN(new_allowed=True)
 
     # Drop objects whose width or height after augmentation is at most this, in pixels.

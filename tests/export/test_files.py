@@ -105,6 +105,19 @@ def test_embedmask_onnx_equals_the_model(tmp_path):
 
 
 @pytest.mark.slow
+def test_models_with_a_backbone_of_timm(tmp_path):
+    pytest.importorskip("timm", reason="needs pip install 'yolact_d2[timm]'")
+    model = tiny_yolact(
+        size=110,
+        MODEL__BACKBONE__NAME="build_yolact_fpn_backbone",
+        MODEL__FPN__BOTTOM_UP="build_timm_backbone",
+        MODEL__TIMM__NAME="test_convnext",
+    )
+    export_onnx(model, str(tmp_path / "m.onnx"))
+    assert_equal(model, tmp_path / "m.onnx", images((70, 90), (64, 64)))
+
+
+@pytest.mark.slow
 def test_program_equals_the_graph(tmp_path):
     model = tiny_yolact()
     export_program(model, str(tmp_path / "m.pt2"), outputs="full")

@@ -5,6 +5,7 @@ from typing import Any
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor
+from torch.nn import functional as F
 
 
 class TimmBackbone(Backbone):
@@ -49,13 +50,20 @@ class TimmBackbone(Backbone):
             x: (N, in_channels, H, W).
 
         Returns:
-            (N, C, Hi, Wi) by name. Many models round sizes down: a side that their strides do not
-            divide loses its last pixels.
+            (N, C, ceil(H / stride), ceil(W / stride)) by name. Many models round down: images are
+            padded at the right and bottom with zeros, to a multiple of the largest stride, and the
+            maps are cropped.
         """
-        features = self.net(x)
+        height, width = x.shape[-2:]
+        multiple = max(self._out_feature_strides.values())
+        features = self.net(F.pad(x, (0, -width % multiple, 0, -height % multiple)))
         if self._is_channels_last:  # transformers
             features = [feature.permute(0, 3, 1, 2) for feature in features]
-        return dict(zip(self._out_features, features))
+        outputs = {}
+        for name, feature in zip(self._out_features, features):
+            stride = self._out_feature_strides[name]
+            outputs[name] = feature[..., : -(-height // stride), : -(-width // stride)]
+        return outputs
 
 
 @BACKBONE_REGISTRY.register()
@@ -65,6 +73,11 @@ def build_timm_backbone(cfg, input_shape: ShapeSpec) -> TimmBackbone:
         raise ValueError(
             f"MODEL.BACKBONE.FREEZE_AT is {cfg.MODEL.BACKBONE.FREEZE_AT}, but stages of timm's "
             "models are not frozen: set it to 0"
+        )
+    if any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE):
+        raise ValueError(
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE asks for deformable convolutions, which models of "
+            "timm do not have"
         )
     return TimmBackbone(
         cfg.MODEL.TIMM.NAME,
