@@ -296,6 +296,8 @@ def test_weights_of_timm_are_loaded_only_if_asked_for(pretrained, weights, expec
 
 
 def test_wrong_backbones_are_named(monkeypatch):
+    with pytest.raises(ValueError, match="set MODEL.BACKBONE.NAME to 'build_yolact_fpn_backbone'"):
+        tiny_yolact(MODEL__FPN__BOTTOM_UP="build_timm_backbone")
     with pytest.raises(ValueError, match="MODEL.FPN.BOTTOM_UP is 'build_nothing'.*build_timm"):
         timm_yolact(MODEL__FPN__BOTTOM_UP="build_nothing")
     pytest.importorskip("timm", reason="needs pip install 'yolact_d2[timm]'")

@@ -127,6 +127,11 @@ def build_fpn(cfg, bottom_up: Backbone) -> YOLACTFPN:
 @BACKBONE_REGISTRY.register()
 def build_yolact_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> YOLACTFPN:
     """Detectron2's ResNet (keys MODEL.RESNETS) with YOLACT's pyramid (keys MODEL.FPN)."""
+    if cfg.MODEL.FPN.BOTTOM_UP != "build_resnet_backbone":
+        raise ValueError(
+            f"MODEL.FPN.BOTTOM_UP is {cfg.MODEL.FPN.BOTTOM_UP!r}: set MODEL.BACKBONE.NAME to "
+            "'build_yolact_fpn_backbone', which uses it"
+        )
     resnets = cfg.MODEL.RESNETS
     if any(resnets.DEFORM_ON_PER_STAGE) and not resnets.DEFORM_MODULATED:
         raise ValueError(
