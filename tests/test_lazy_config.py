@@ -33,14 +33,17 @@ def test_program_trains_resumes_and_evaluates(tmp_path):
         "dataloader.test.num_workers=0", "model.test_anchor_score_thresh=0.0",
     ]  # fmt: skip
     name, weights = "yolact_shapes.py", f"train.init_checkpoint={tmp_path}/output/model_final.pth"
-    trained, evaluated, resumed, refused = (
-        run_programs([*program, name, *args, *opts], DETECTRON2_DATASETS=str(tmp_path))[0]
-        for args in (
-            ["train.max_iter=2"],
-            ["--eval-only", weights],
-            ["--resume", "train.max_iter=4"],
-            ["train.init_checkpoint=nowhere.pth"],
-        )
+    trained, evaluated, resumed, refused = run_programs(
+        *(
+            [*program, name, *args, *opts]
+            for args in (
+                ["train.max_iter=2"],
+                ["--eval-only", weights],
+                ["--resume", "train.max_iter=4"],
+                ["train.init_checkpoint=nowhere.pth"],
+            )
+        ),
+        DETECTRON2_DATASETS=str(tmp_path),
     )
     assert not (trained.returncode or evaluated.returncode or resumed.returncode), trained.stderr
     lines = (tmp_path / "output" / "metrics.json").read_text().splitlines()
