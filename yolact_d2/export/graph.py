@@ -5,6 +5,7 @@ they compute all anchors in place of the candidates, and fill missing detections
 """
 
 import math
+from typing import Any
 
 import torch
 from detectron2.structures import Boxes
@@ -31,11 +32,11 @@ class ModelGraph(nn.Module):
     """A model from N images to detections.
 
     Attributes:
-        example: an input; "uint8", (N, H, W, channels), or "float", (N, channels, H, W) in 0..255.
-            Channels are in the order of INPUT.FORMAT.
+        inputs: an example of each input, by name. "image" is "uint8", (N, H, W, channels), or
+            "float", (N, channels, H, W) in 0..255. Channels are in the order of INPUT.FORMAT.
+        dynamic_shapes: the dimensions of the inputs that are not fixed.
         outputs, image: see :func:`build_graph`.
         input_size: (height, width) of the network input, in pixels.
-        takes_batches: whether it takes more than one image.
         output_names: of the tensors that it returns.
         mask_threshold: pixels of "masks", resized bilinearly, that exceed it belong to the object.
 
@@ -52,26 +53,13 @@ class ModelGraph(nn.Module):
     """
 
     model: InstanceDetector
-    example: Tensor
+    inputs: dict[str, Tensor]
+    dynamic_shapes: dict[str, dict[int, Any]]
     outputs: str
     image: str
     input_size: tuple[int, int]
-    takes_batches: bool
     output_names: list[str]
     mask_threshold: float
-
-    def trace_input(self, dynamic_batch: bool, dynamic_size: bool) -> tuple[Tensor, dict[int, Dim]]:
-        """An input to trace the graph with, and its dimensions that are not fixed."""
-        dimensions, example = {}, self.example
-        if dynamic_batch and self.takes_batches:
-            dimensions[0] = Dim("batch")
-        else:
-            example = example[:1]
-        if self.image == "uint8" and dynamic_size:
-            dimensions |= {1: Dim("height"), 2: Dim("width")}
-        elif self.image == "uint8":
-            example = example[:, : self.input_size[0], : self.input_size[1]]
-        return example, dimensions
 
 
 def build_graph(
@@ -110,7 +98,6 @@ class YOLACTGraph(ModelGraph):
     """YOLACT. "uint8" images may have any size, "float" images are S x S."""
 
     mask_threshold = 0.5
-    takes_batches = True
 
     def __init__(self, model: YOLACT, outputs: str, image: str):
         super().__init__()
@@ -127,11 +114,12 @@ class YOLACTGraph(ModelGraph):
             features = self.model.backbone(torch.zeros(1, len(model.pixel_mean), side, side))
             anchors = self.model.anchor_generator([features[x] for x in model.head_in_features])
         self.register_buffer("anchors", Boxes.cat(anchors).tensor, persistent=False)
-        self.example = (
-            torch.zeros(2, side, side + 32, channels, dtype=torch.uint8)
-            if image == "uint8"
-            else torch.zeros(2, channels, side, side)
-        )
+        if image == "uint8":
+            example = torch.zeros(2, side, side + 32, channels, dtype=torch.uint8)
+            sizes = {1: Dim("height"), 2: Dim("width")}
+        else:
+            example, sizes = torch.zeros(2, channels, side, side), {}
+        self.inputs, self.dynamic_shapes = {"image": example}, {"image": {0: Dim("batch"), **sizes}}
         self.output_names = {
             "masks": ["boxes", "scores", "classes", "masks"],
             "full": ["boxes", "scores", "classes", "masks"],
@@ -204,14 +192,13 @@ class EmbedMaskGraph(ModelGraph):
     Its masks are (10 + ln P) / 10 of the probability P of each pixel to belong to the detection.
     """
 
-    takes_batches = False
-
     def __init__(self, model: EmbedMask, outputs: str, size: tuple[int, int]):
         super().__init__()
         self.model = optimize_for_inference(model, dtype=torch.float32).cpu()
         self.outputs, self.image, self.input_size = outputs, "float", size
         self.mask_threshold = 1 + math.log(model.test_mask_thresh) / -OUTSIDE
-        self.example = torch.zeros(1, 1 if model.input_format == "L" else 3, *size)
+        self.inputs = {"image": torch.zeros(1, 1 if model.input_format == "L" else 3, *size)}
+        self.dynamic_shapes = {"image": {}}
         with torch.no_grad():
             features = self.model.backbone(torch.zeros(1, len(model.pixel_mean), *size))
             features = [features[x] for x in model.head_in_features]

@@ -17,8 +17,6 @@ def export_onnx(
     *,
     outputs: str = "masks",
     image: str = "uint8",
-    dynamic_batch: bool = True,
-    dynamic_size: bool = True,
     opset: int | None = None,
     size: tuple[int, int] | None = None,
     metadata: Metadata | None = None,
@@ -30,8 +28,6 @@ def export_onnx(
         path: the file. It is written when the export has succeeded.
         outputs: "masks", "coefficients", "full" or "raw", see :class:`ModelGraph`.
         image: "uint8" or "float", see :class:`ModelGraph`.
-        dynamic_batch: any number of images, else 1. EmbedMask's graph takes one.
-        dynamic_size: "uint8" images of any size, else S x S.
         opset: version of ONNX's operators; default 20. YOLACT++ needs 19 or more.
         size: (height, width) of EmbedMask's images, in pixels.
         metadata: class names and category ids, as in :attr:`Predictor.metadata`.
@@ -53,12 +49,11 @@ def export_onnx(
             f"opset is {opset}: deformable convolutions (YOLACT++) need {_DEFORM_CONV_OPSET}"
         )
     graph = build_graph(model, outputs, image, size)
-    example, dynamic_shapes = graph.trace_input(dynamic_batch, dynamic_size)
     program = torch.onnx.export(
         graph,
-        (example,),
-        dynamic_shapes=(dynamic_shapes,),
-        input_names=["image"],
+        tuple(graph.inputs.values()),
+        dynamic_shapes=graph.dynamic_shapes,
+        input_names=list(graph.inputs),
         output_names=graph.output_names,
         opset_version=opset,
         dynamo=True,

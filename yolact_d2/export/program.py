@@ -15,8 +15,6 @@ def export_program(
     *,
     outputs: str = "masks",
     image: str = "uint8",
-    dynamic_batch: bool = True,
-    dynamic_size: bool = True,
     size: tuple[int, int] | None = None,
     metadata: Metadata | None = None,
 ) -> None:
@@ -28,8 +26,9 @@ def export_program(
     """
     check_writable(path)
     graph = build_graph(model, outputs, image, size)
-    example, dynamic_shapes = graph.trace_input(dynamic_batch, dynamic_size)
-    program = torch.export.export(graph, (example,), dynamic_shapes=(dynamic_shapes,))
+    program = torch.export.export(
+        graph, tuple(graph.inputs.values()), dynamic_shapes=graph.dynamic_shapes
+    )
     extra = {"metadata.json": json.dumps(describe_graph(graph, metadata))}
     with atomic_write(path) as partial:
         torch.export.save(program, partial, extra_files=extra)
