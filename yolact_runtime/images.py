@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .masks import bilinear_matrix
+from .masks import antialiased_matrix, bilinear_matrix
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by colour type: gray, RGB, gray and RGB with alpha
@@ -38,6 +38,13 @@ def resize_bilinear(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
     rows, columns = (bilinear_matrix(*x) for x in zip(image.shape[:2], size, size))
     tall = np.tensordot(rows, image, axes=(1, 0))
     return np.tensordot(tall, columns, axes=(1, 1)).transpose(0, 2, 1)
+
+
+def resize_antialiased(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Resize (H, W, channels) with values in 0..255 as Pillow does 8-bit images: to integers."""
+    rows, columns = (antialiased_matrix(*x) for x in zip(image.shape[:2], size))
+    wide = np.floor(np.tensordot(image, columns, axes=(1, 1)) + 0.5)  # (H, channels, width)
+    return np.floor(np.tensordot(rows, wide, axes=(1, 0)) + 0.5).transpose(0, 2, 1)
 
 
 def read_image(path: str) -> np.ndarray:

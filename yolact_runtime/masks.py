@@ -48,3 +48,12 @@ def bilinear_matrix(size: int, resized_size: int, end: int) -> np.ndarray:
     np.add.at(matrix, (np.arange(end), low), 1 - fraction)
     np.add.at(matrix, (np.arange(end), high), fraction)
     return matrix
+
+
+def antialiased_matrix(size: int, resized_size: int) -> np.ndarray:
+    """(resized_size, size): the matrix of a bilinear resize that averages when it shrinks."""
+    scale = size / resized_size
+    centers = (np.arange(resized_size) + 0.5) * scale
+    distances = np.abs(np.arange(size) + 0.5 - centers[:, None]) / max(scale, 1)
+    weights = (1 - distances).clip(0)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)

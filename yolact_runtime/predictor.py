@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .backends import open_model
-from .images import resize_bilinear, to_channels
+from .images import resize_antialiased, resize_bilinear, to_channels
 from .masks import paste_masks
 
 
@@ -93,10 +93,12 @@ class Predictor:
         if self._takes_uint8:
             return array[None], size
         height, width = self._input_size
-        if self._keep_aspect_ratio:
+        resize = resize_bilinear
+        if self._keep_aspect_ratio:  # as Detectron2's ResizeShortestEdge
             scale = min(height / size[0], width / size[1])
-            height, width = (max(1, round(side * scale)) for side in size)
-        resized = resize_bilinear(array.astype(np.float32), (height, width))
+            height, width = (max(1, int(side * scale + 0.5)) for side in size)
+            resize = resize_antialiased
+        resized = resize(array.astype(np.float32), (height, width))
         padded = np.empty((*self._input_size, array.shape[2]), np.float32)
         padded[:] = self._pixel_mean[: array.shape[2]]
         padded[:height, :width] = resized

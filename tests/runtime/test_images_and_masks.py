@@ -10,7 +10,13 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from yolact_runtime.images import read_image, resize_bilinear, to_channels, write_png
+from yolact_runtime.images import (
+    read_image,
+    resize_antialiased,
+    resize_bilinear,
+    to_channels,
+    write_png,
+)
 from yolact_runtime.masks import paste_masks
 
 
@@ -94,6 +100,15 @@ def test_resize_equals_pytorch(picture):
         tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
         expected = F.interpolate(tensor, size=size, mode="bilinear")[0].permute(1, 2, 0)
         np.testing.assert_allclose(resize_bilinear(image, size), expected, atol=1e-3)
+
+
+def test_antialiased_resize_equals_pillow(picture):
+    noise = np.random.default_rng(0).integers(0, 256, picture.shape, dtype=np.uint8)
+    for size in ((64, 96), (20, 30), (12, 17), (37, 53), (1, 1)):
+        for image, least in ((noise, 0.99), (picture, 0.85)):  # the ramp has many halves
+            expected = np.asarray(Image.fromarray(image).resize(size[::-1], Image.BILINEAR))
+            got = resize_antialiased(image.astype(np.float32), size)
+            assert np.abs(got - expected).max() <= 1 and (got == expected).mean() > least
 
 
 def test_masks_equal_pytorch():
