@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-Run = Callable[[np.ndarray], dict[str, np.ndarray]]
+Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 def open_model(path: str, threads: int = 0, bf16: bool = False) -> tuple[Run, dict[str, str]]:
@@ -15,7 +15,7 @@ def open_model(path: str, threads: int = 0, bf16: bool = False) -> tuple[Run, di
         bf16: let OpenVINO compute in bfloat16.
 
     Returns:
-        a function from the input to the outputs by name; the metadata of the file.
+        a function from the inputs to the outputs, by name; the metadata of the file.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -43,8 +43,8 @@ def _open_onnx(path: str, threads: int) -> tuple[Run, dict[str, str]]:
     session = onnxruntime.InferenceSession(path, options, providers=providers)
     names = [output.name for output in session.get_outputs()]
 
-    def run(image: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(names, session.run(None, {"image": image})))
+    def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(None, inputs)))
 
     return run, session.get_modelmeta().custom_metadata_map
 
@@ -61,8 +61,8 @@ def _open_openvino(path: str, threads: int, bf16: bool) -> tuple[Run, dict[str, 
     compiled = core.compile_model(model, "CPU", settings)
     names = [output.any_name for output in compiled.outputs]
 
-    def run(image: np.ndarray) -> dict[str, np.ndarray]:
-        results = compiled(image)
+    def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        results = compiled(inputs)
         return {name: results[name] for name in names}
 
     metadata = {}

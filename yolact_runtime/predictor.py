@@ -65,9 +65,9 @@ class Predictor:
         Raises:
             ValueError: if it is no such image.
         """
-        array, resized = self.prepare(image)
+        inputs, resized = self.prepare(image)
         size = image.shape[:2]
-        outputs = {name: values[0] for name, values in self._run(array).items()}
+        outputs = {name: values[0] for name, values in self._run(inputs).items()}
         scores = outputs["scores"]
         # Zeros stand for missing detections.
         found = (scores > 0) & (scores >= score_threshold)
@@ -82,16 +82,16 @@ class Predictor:
             outputs.get("mask_scores"),
         )
 
-    def prepare(self, image: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+    def prepare(self, image: np.ndarray) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
         """What the file takes for an image.
 
         Returns:
-            the input, with one image; (height, width) that the image has in it, in pixels.
+            the inputs by name; (height, width) that the image has in "image", in pixels.
         """
         array = to_channels(image, self._channels)
         size = array.shape[:2]
         if self._takes_uint8:
-            return array[None], size
+            return {"image": array[None]}, size
         height, width = self._input_size
         resize = resize_bilinear
         if self._keep_aspect_ratio:  # as Detectron2's ResizeShortestEdge
@@ -102,7 +102,10 @@ class Predictor:
         padded = np.empty((*self._input_size, array.shape[2]), np.float32)
         padded[:] = self._pixel_mean[: array.shape[2]]
         padded[:height, :width] = resized
-        return padded.transpose(2, 0, 1)[None].copy(), (height, width)
+        inputs = {"image": padded.transpose(2, 0, 1)[None].copy()}
+        if self._keep_aspect_ratio:
+            inputs["image_size"] = np.array([height, width], np.int64)
+        return inputs, (height, width)
 
     def _paste(self, masks: np.ndarray, size: Sequence[int], resized: Sequence[int]) -> np.ndarray:
         whole, threshold = resized if self._takes_uint8 else self._input_size, self._mask_threshold

@@ -1,5 +1,7 @@
 """The graphs that are exported compute what the models do."""
 
+from unittest import mock
+
 import pytest
 import torch
 from small_models import random_image, tiny_embedmask, tiny_yolact
@@ -19,9 +21,9 @@ def detections(model, images):
         return [x["instances"] for x in model.eval()([{"image": image} for image in images])]
 
 
-def run(graph, batch):
+def run(graph, *inputs):
     with torch.no_grad():
-        return dict(zip(graph.output_names, graph(batch)))
+        return dict(zip(graph.output_names, graph(*inputs)))
 
 
 def as_uint8(image):
@@ -118,23 +120,52 @@ def test_coefficients_and_raw_outputs_make_the_same_detections():
     torch.testing.assert_close(raw["boxes"][0, found.indices[:20]], expected["boxes"][0, :20])
 
 
+def with_padding(model, image, size):
+    padded = model.pixel_mean.expand(3, *size).clone()
+    padded[:, : image.shape[1], : image.shape[2]] = image
+    return padded[None], torch.tensor(image.shape[1:])
+
+
 def test_embedmask_graph_equals_the_model():
-    for size in ((64, 96), (128, 64)):
+    """The model pads the second and third image to the same sizes."""
+    for size, image_size in (((64, 96), (64, 96)), ((64, 96), (64, 70)), ((128, 64), (99, 37))):
         model = tiny_embedmask(MODEL__EMBEDMASK__INIT_MARGIN=1.0)
-        image = random_image(*size)
+        image = random_image(*image_size)
         (expected,) = detections(model, [image])
         assert len(expected) > 20 and expected.pred_masks.any()
         for outputs in ("masks", "full"):
             graph = build_graph(model, outputs, "float", size)
-            found = run(graph, image[None])
+            found = run(graph, *with_padding(model, image, size))
             pairs = assert_detections(found, expected)
             masks = found["masks"]
             if outputs == "masks":
                 masks = F.interpolate(masks, size=size, mode="bilinear") > graph.mask_threshold
+            masks = masks[0, :, : image_size[0], : image_size[1]]
             for i, j in pairs:  # rounding changes a pixel at the threshold now and then
-                assert (masks[0, j] != expected.pred_masks[i]).float().mean() < 1e-3
+                assert (masks[j] != expected.pred_masks[i]).float().mean() < 1e-3
     model.test_class_score_thresh = 0.9999
-    assert not run(build_graph(model, "masks", "float", size), image[None])["scores"].any()
+    graph = build_graph(model, "masks", "float", size)
+    assert not run(graph, *with_padding(model, image, size))["scores"].any()
+
+
+def test_embedmasks_padding_has_no_detections():
+    """More than the model would pad: a box of a location there would end at the border."""
+    model = tiny_embedmask()
+    graph = build_graph(model, "masks", "float", (128, 128))
+    padded = with_padding(model, random_image(64, 30), (128, 128))
+    chosen = {}
+
+    def detect(locations, *inputs):
+        *found, location = type(graph).detect(graph, locations, *inputs)
+        chosen["points"] = torch.cat(locations)[location]
+        return *found, location
+
+    with mock.patch.object(graph, "detect", detect):
+        found = run(graph, *padded)
+    is_found = found["scores"][0] > 0
+    assert is_found.sum() > 20
+    assert (chosen["points"][is_found] < torch.tensor([32, 64])).all()
+    assert (found["boxes"][0] <= torch.tensor([29, 63, 29, 63])).all()
 
 
 def test_what_cannot_be_exported_is_named():

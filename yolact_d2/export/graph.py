@@ -187,9 +187,10 @@ class YOLACTGraph(ModelGraph):
 
 
 class EmbedMaskGraph(ModelGraph):
-    """EmbedMask, for one "float" image of a fixed size, none of which is taken for padding.
+    """EmbedMask, for one "float" image, padded right and below to a fixed size with the mean.
 
-    Its masks are (10 + ln P) / 10 of the probability P of each pixel to belong to the detection.
+    A second input, "image_size" (2,) int64, is the (height, width) of the image without padding, in
+    pixels. Its masks are (10 + ln P) / 10 of the probability P of each pixel to belong to the detection.
     """
 
     def __init__(self, model: EmbedMask, outputs: str, size: tuple[int, int]):
@@ -197,8 +198,9 @@ class EmbedMaskGraph(ModelGraph):
         self.model = optimize_for_inference(model, dtype=torch.float32).cpu()
         self.outputs, self.image, self.input_size = outputs, "float", size
         self.mask_threshold = 1 + math.log(model.test_mask_thresh) / -OUTSIDE
-        self.inputs = {"image": torch.zeros(1, 1 if model.input_format == "L" else 3, *size)}
-        self.dynamic_shapes = {"image": {}}
+        image = torch.zeros(1, 1 if model.input_format == "L" else 3, *size)
+        self.inputs = {"image": image, "image_size": torch.tensor(size)}
+        self.dynamic_shapes = {"image": {}, "image_size": {}}
         with torch.no_grad():
             features = self.model.backbone(torch.zeros(1, len(model.pixel_mean), *size))
             features = [features[x] for x in model.head_in_features]
@@ -208,13 +210,13 @@ class EmbedMaskGraph(ModelGraph):
         self.num_levels = len(anchors)
         self.output_names = ["boxes", "scores", "classes", "masks"]
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, image: Tensor, image_size: Tensor) -> tuple[Tensor, ...]:
         model = self.model
         features = model.backbone((image - model.pixel_mean) / model.pixel_std)
         locations = [getattr(self, f"locations_{i}") for i in range(self.num_levels)]
         predictions = model.head([features[name] for name in model.head_in_features], locations)
         predictions = EmbedMaskPredictions(*(x[0] for x in predictions))
-        boxes, scores, classes, kept = self.detect(locations, predictions)
+        boxes, scores, classes, kept = self.detect(locations, predictions, image_size)
         masks = window_masks(
             clamp_finite(predictions.pixels),
             clamp_finite(predictions.embeddings)[kept],
@@ -227,12 +229,18 @@ class EmbedMaskGraph(ModelGraph):
         return boxes[None], scores[None], classes[None], masks[None]
 
     def detect(
-        self, locations: list[Tensor], predictions: EmbedMaskPredictions
+        self, locations: list[Tensor], predictions: EmbedMaskPredictions, image_size: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Like :meth:`EmbedMask.detect`, with zeros for missing detections."""
         model = self.model
+        # Only what the model itself would pad to its stride takes part.
+        divisor = model.backbone.size_divisibility
+        padded = (image_size + divisor - 1) // divisor * divisor
+        outside = (torch.cat(locations) >= padded.flip(0)).any(dim=1, keepdim=True)
+        logits = predictions.logits.masked_fill(outside, -torch.inf)
+        predictions = predictions._replace(logits=logits)
         scores, location, classes = model.choose_candidates(locations, predictions)
-        boxes = model.decode(locations, predictions.distances, location, self.input_size)
+        boxes = model.decode(locations, predictions.distances, location, image_size.unbind())
         # A row of zeros stands for missing detections.
         boxes, scores = F.pad(boxes, (0, 0, 0, 1)), F.pad(scores, (0, 1))
         location, classes = F.pad(location, (0, 1)), F.pad(classes, (0, 1))

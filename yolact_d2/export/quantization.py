@@ -45,7 +45,7 @@ def quantize(path: str, images: Sequence[np.ndarray | str], output: str) -> None
     arrays = [read_image(image) if isinstance(image, str) else image for image in images]
 
     def prepare(image: np.ndarray) -> dict[str, np.ndarray]:
-        return {"image": predictor.prepare(image)[0]}
+        return predictor.prepare(image)[0]
 
     model, nodes = _read_onnx(path) if is_onnx else _read_openvino(path)
     quantized = nncf.quantize(
