@@ -1,86 +1,69 @@
-"""The runtime's image files, channels and masks, against OpenCV, Pillow and PyTorch."""
+"""The runtime's image files, channels, masks and drawings, against Pillow, PyTorch and numbers."""
 
-import io
 import sys
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.ExifTags import Base as ExifTag
 from torch.nn import functional as F
 
+from yolact_d2 import data
+from yolact_runtime import Detections
+from yolact_runtime.drawing import draw
 from yolact_runtime.images import (
     read_image,
     resize_antialiased,
     resize_bilinear,
     to_channels,
-    write_png,
+    write_image,
 )
 from yolact_runtime.masks import paste_masks
 
 
 @pytest.fixture
 def picture():
-    """Smooth and noisy parts, so that encoders use every filter of PNG."""
+    """Smooth and noisy parts."""
     rng = np.random.default_rng(0)
     image = np.add.outer(np.arange(37) * 3, np.arange(53) * 2)[..., None] + [0, 60, 110]
     image[10:20] = rng.integers(0, 256, (10, 53, 3))
-    image[25:30] = image[24]
     return (image % 256).astype(np.uint8)
 
 
-def test_png_files_are_read_without_opencv(picture, tmp_path, monkeypatch):
-    path = str(tmp_path / "a.png")
-    alpha = np.full(picture.shape[:2], 128, np.uint8)
-    for mode, image in (
-        ("RGB", picture),
-        ("RGBA", np.dstack([picture, alpha])),
-        ("L", picture[:, :, 0]),
-        ("LA", np.dstack([picture[:, :, 0], alpha])),
+def test_image_files_are_read_as_the_model_reads_them(picture, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTag.Orientation] = 6
+    deep = np.add.outer(np.arange(40), np.arange(50) * 1000).astype(np.uint16)
+    alpha = np.full((*picture.shape[:2], 1), 128, np.uint8)
+    for name, image, shape in (
+        ("a.png", picture, (53, 37, 3)),
+        ("a.jpg", picture, (53, 37, 3)),
+        ("alpha.png", np.dstack([picture, alpha]), (53, 37, 3)),
+        ("grey.png", picture[..., 0], (53, 37, 3)),
+        ("deep.png", deep, (50, 40, 3)),
     ):
-        Image.fromarray(image, mode).save(path)
-        expected = picture[:, :, ::-1] if "RGB" in mode else np.repeat(picture[..., :1], 3, axis=2)
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, "cv2", None)
-            assert np.array_equal(read_image(path), expected)
-        if "A" not in mode:
-            assert np.array_equal(read_image(path), expected)
-    # Every filter for whole images: 0 none, 1 sub, 2 up, 3 average, 4 Paeth.
-    for kind in range(5):
-        _, data = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_FILTER, 8 << kind])
-        (tmp_path / "a.png").write_bytes(data.tobytes())
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, "cv2", None)
-            assert np.array_equal(read_image(path), picture)
+        Image.fromarray(image).save(tmp_path / name, exif=exif)
+        got = read_image(tmp_path / name)
+        assert got.shape == shape
+        assert np.array_equal(got, data.read_image(str(tmp_path / name), "BGR"))
 
 
-def test_written_png_files_are_read_back(picture, tmp_path):
-    path = str(tmp_path / "a.png")
-    write_png(path, picture)
-    assert np.array_equal(cv2.imread(path), picture)
+def test_written_files_are_read_back(picture, tmp_path):
+    write_image(str(tmp_path / "ä.png"), picture)
+    assert np.array_equal(read_image(tmp_path / "ä.png"), picture)
 
 
-def test_files_that_are_no_images_are_named(picture, tmp_path, monkeypatch):
-    palette = io.BytesIO()
-    Image.fromarray(picture).convert("P").save(palette, "PNG")
-    write_png(str(tmp_path / "whole.png"), picture)
-    cut = (tmp_path / "whole.png").read_bytes()[:200]
-    files = {
-        "text.png": (b"text", "no PNG file: other formats need opencv-python"),
-        "palette.png": (palette.getvalue(), "needs opencv-python"),
-        "cut.png": (cut, "truncated"),
-    }
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    for name, (data, message) in files.items():
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(ValueError, match=f"{name}.*{message}"):
-            read_image(str(tmp_path / name))
-    monkeypatch.undo()
-    with pytest.raises(ValueError, match="text.png.*cannot be read"):
-        read_image(str(tmp_path / "text.png"))
+def test_files_that_are_no_images_are_named(tmp_path, monkeypatch):
+    for name, text in (("text.png", "text"), ("empty.png", "")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=f"{name}' cannot be read"):
+            read_image(tmp_path / name)
     with pytest.raises(FileNotFoundError):
-        read_image(str(tmp_path / "missing.png"))
+        read_image(tmp_path / "missing.png")
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ImportError, match="pip install opencv-python"):
+        read_image(tmp_path / "text.png")
 
 
 def test_channels(picture):
@@ -88,10 +71,13 @@ def test_channels(picture):
     assert np.array_equal(to_channels(picture, "RGB"), picture[:, :, ::-1])
     grey = np.asarray(Image.fromarray(picture[:, :, ::-1].copy()).convert("L"))
     assert np.array_equal(to_channels(picture, "L")[..., 0], grey)
-    assert np.array_equal(to_channels(grey, "BGR"), np.repeat(grey[..., None], 3, axis=2))
+    for image in (grey, grey[..., None]):
+        assert np.array_equal(to_channels(image, "BGR"), np.repeat(grey[..., None], 3, axis=2))
     for wrong in (None, picture[:, :, :2], picture.astype(float), picture[:0], picture[0, 0]):
         with pytest.raises(ValueError, match="an image"):
             to_channels(wrong, "BGR")
+    with pytest.raises(ValueError, match="not 4: pass image.*:3"):
+        to_channels(np.dstack([picture, grey]), "BGR")
 
 
 def test_resize_equals_pytorch(picture):
@@ -123,3 +109,25 @@ def test_masks_equal_pytorch():
         got = paste_masks(masks, size, whole, 0.5)
         sure = np.abs(expected - 0.5) > 1e-5
         assert np.array_equal(got[sure], expected[sure] > 0.5) and got.any()
+
+
+def test_drawings():
+    image = np.full((60, 80), 100, np.uint8)
+    masks = np.zeros((2, 60, 80), bool)
+    masks[0, 30:50, 20:60] = True
+    masks[1, 30:50, 50:70] = True
+    boxes = np.array([[10, 5, 70, 55], [40, 20, 78, 58]], np.float32)
+    found = Detections(boxes, np.array([0.9, 0.8]), np.array([0, 1]), masks)
+    drawn = draw(image[..., None], found, [])
+    assert drawn.shape == (60, 80, 3) and (image == 100).all()
+    # Hues 0 and 0.618 with saturation 0.9, halfway to grey.
+    first, second = [177.5, 62.75, 62.75], [62.75, 96.3, 177.5]
+    assert np.abs(drawn[40, 30] - first).max() < 1.5
+    assert np.abs(drawn[40, 65] - second).max() < 1.5
+    overlap = 0.5 * np.array(second) + 0.5 * np.array([255, 25.5, 25.5])  # the best on top
+    assert np.abs(drawn[40, 55] - overlap).max() < 1.5
+    assert np.abs(drawn[54, 20] - [255, 25.5, 25.5]).max() < 1  # its box
+    assert (drawn[52, 30] == 100).all() and (drawn[2, 2] == 100).all()
+    labels = draw(image, found, ["a", "b"])
+    assert (drawn[5:20, 10:70] != labels[5:20, 10:70]).any()
+    assert np.array_equal(drawn[30:50, 20:40], labels[30:50, 20:40])
