@@ -8,6 +8,7 @@ The exit status is 1 if the file and the model disagree. See docs/deployment.md.
 """
 
 import argparse
+import importlib
 import os
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from detectron2.structures import Instances, pairwise_iou
 
 from yolact_d2 import Predictor, load_config
 from yolact_d2.config import model_node
-from yolact_d2.data import UnreadableImage, read_image
+from yolact_d2.data import read_image
 from yolact_d2.export import export_onnx, export_openvino, export_program, quantize
 from yolact_d2.export.graph import IMAGES, OUTPUTS
 from yolact_d2.files import check_writable
@@ -32,6 +33,7 @@ from yolact_runtime import Detections
 from yolact_runtime import Predictor as RuntimePredictor
 
 _SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2"}
+_PACKAGES = {"onnx": ["onnx", "onnxscript"], "openvino": ["onnx", "onnxscript", "openvino"]}
 # A detection of the file matches one of the model of the same class within these.
 _MAX_SCORE_DIFFERENCE = 2e-3
 _MAX_BOX_DIFFERENCE = 0.1  # pixels
@@ -58,7 +60,7 @@ class Comparison(NamedTuple):
         """
         wanted = max(self.num_detections, self.num_found)
         is_matched = self.num_matched >= least_matched * wanted
-        return is_matched and (not wanted or np.percentile(self.mask_ious, 5) >= least_iou)
+        return is_matched and bool(np.percentile(self.mask_ious, 5) >= least_iou)
 
     def report(self) -> str:
         ious = self.mask_ious or [float("nan")]
@@ -116,6 +118,9 @@ def compare(
     """
     Args:
         images: (H, W, 3) uint8, BGR.
+
+    Raises:
+        ValueError: if neither finds an object.
     """
     num_detections = num_found = num_matched = 0
     ious, seconds = [], []
@@ -123,7 +128,7 @@ def compare(
         start = perf_counter()
         expected = detect(predictor, runtime, image)
         middle = perf_counter()
-        got = runtime(image, predictor.model.test_score_thresh)
+        got = runtime(image)
         seconds.append((middle - start, perf_counter() - middle))
         pairs = match(expected, got, int8)
         num_detections += len(expected)
@@ -133,6 +138,11 @@ def compare(
             a, b = expected.pred_masks[i].numpy(), got.masks[j]
             union = (a | b).sum()
             ious.append(float((a & b).sum() / union) if union else 1.0)
+    if not num_detections and not num_found:
+        raise ValueError(
+            "nothing to compare: neither the model nor the file finds an object in the images; use "
+            "others"
+        )
     return Comparison(num_detections, num_found, num_matched, ious, seconds)
 
 
@@ -161,6 +171,7 @@ def build_parser() -> argparse.ArgumentParser:
 def check_arguments(args: argparse.Namespace) -> None:
     """
     Raises:
+        ImportError: naming the package that is missing.
         ValueError: naming the option that is wrong.
     """
     suffix = _SUFFIXES[args.format]
@@ -173,7 +184,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError("--int8 needs --calibration, a folder of real images")
     if args.calibration and not args.int8:
         raise ValueError("--calibration is for --int8")
-    if args.opset and args.format == "torch_export":
+    if args.opset is not None and args.format == "torch_export":
         raise ValueError("--opset is for the formats onnx and openvino")
     runs = args.format != "torch_export" and args.outputs in ("masks", "full")
     if (args.check or args.int8) and not runs:
@@ -181,6 +192,16 @@ def check_arguments(args: argparse.Namespace) -> None:
             "--check and --int8 are for the formats onnx and openvino, with the outputs masks or "
             "full"
         )
+    packages = [(name, args.format) for name in _PACKAGES.get(args.format, [])]
+    if args.format == "onnx" and (args.check or args.int8):
+        packages.append(("onnxruntime", "onnx"))
+    if args.int8:
+        packages.append(("nncf", "int8"))
+    for name, extra in packages:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ImportError(f"{name} is missing: pip install 'yolact_d2[{extra}]'") from error
 
 
 def export(args: argparse.Namespace, predictor: Predictor, images: Sequence[str]) -> None:
@@ -220,15 +241,15 @@ def main() -> int:
         images = [read_image(name, format="BGR") for name in args.check]
         predictor = Predictor(cfg)
         export(args, predictor, calibration)
-    except (ImportError, OSError, TypeError, ValueError, UnreadableImage) as error:
+        files = [args.output]
+        if args.format == "openvino":
+            files.append(args.output.removesuffix(".xml") + ".bin")
+        print(f"{args.output}: {sum(map(os.path.getsize, files)) / 1e6:.1f} MB")
+        if not images:
+            return 0
+        comparison = compare(predictor, RuntimePredictor(args.output), images, args.int8)
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         parser.error(str(error))
-    files = [args.output]
-    if args.format == "openvino":
-        files.append(args.output.removesuffix(".xml") + ".bin")
-    print(f"{args.output}: {sum(map(os.path.getsize, files)) / 1e6:.1f} MB")
-    if not images:
-        return 0
-    comparison = compare(predictor, RuntimePredictor(args.output), images, args.int8)
     print(comparison.report())
     share, iou = _LEAST_INT8 if args.int8 else _LEAST
     if comparison.agrees(share, iou):

@@ -1,5 +1,6 @@
 """Inference engines: a file becomes a function of arrays, and its metadata."""
 
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -7,7 +8,9 @@ import numpy as np
 Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
-def open_model(path: str, threads: int = 0, bf16: bool = False) -> tuple[Run, dict[str, str]]:
+def open_model(
+    path: str | os.PathLike[str], threads: int = 0, bf16: bool = False
+) -> tuple[Run, dict[str, str]]:
     """
     Args:
         path: an ".onnx" file, or an OpenVINO ".xml" file with its ".bin" beside it.
@@ -20,17 +23,23 @@ def open_model(path: str, threads: int = 0, bf16: bool = False) -> tuple[Run, di
     Raises:
         FileNotFoundError: if there is no such file.
         ImportError: naming the package that is missing.
-        ValueError: if it ends otherwise, or bf16 is not OpenVINO's.
+        ValueError: if it ends otherwise or cannot be loaded, or if bf16 is asked of ONNX Runtime.
     """
+    path = os.fspath(path)
     with open(path, "rb"):
         pass
-    if path.endswith(".xml"):
-        return _open_openvino(path, threads, bf16)
-    if not path.endswith(".onnx"):
+    is_onnx = path.endswith(".onnx")
+    if not is_onnx and not path.endswith(".xml"):
         raise ValueError(f"{path!r} ends neither in .onnx nor in .xml")
-    if bf16:
+    if is_onnx and bf16:
         raise ValueError("onnxruntime does not compute in bfloat16 on a CPU: export to OpenVINO")
-    return _open_onnx(path, threads)
+    try:
+        return _open_onnx(path, threads) if is_onnx else _open_openvino(path, threads, bf16)
+    except ImportError as error:
+        package = "onnxruntime" if is_onnx else "openvino"
+        raise ImportError(f"{path!r} needs {package}: pip install {package}") from error
+    except Exception as error:  # of the engine's own kinds
+        raise ValueError(f"{path!r} cannot be loaded: {error}") from error
 
 
 def _open_onnx(path: str, threads: int) -> tuple[Run, dict[str, str]]:

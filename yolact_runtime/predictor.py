@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -29,10 +30,11 @@ class Predictor:
 
     Attributes:
         class_names: of the classes, empty if unknown.
-        category_ids: of the dataset, one for each class.
+        category_ids: of the dataset, one for each class, empty if unknown.
+        run: from the inputs to the outputs of the file, by name.
     """
 
-    def __init__(self, path: str, *, threads: int = 0, bf16: bool = False):
+    def __init__(self, path: str | os.PathLike[str], *, threads: int = 0, bf16: bool = False):
         """
         Args:
             path, threads, bf16: see :func:`open_model`. The file has the outputs "masks" or "full".
@@ -40,26 +42,30 @@ class Predictor:
         Raises:
             FileNotFoundError, ImportError, ValueError: naming the file and what is wrong.
         """
-        self._run, metadata = open_model(path, threads, bf16)
+        path = os.fspath(path)
+        self.run, metadata = open_model(path, threads, bf16)
         if "outputs" not in metadata:
-            raise ValueError(f"{path!r} has no metadata of yolact_d2, which did not export it")
+            raise ValueError(f"{path!r} was not exported by yolact_d2: it has no metadata")
         if metadata["outputs"] not in ("masks", "full"):
             raise ValueError(
                 f"{path!r} has the outputs {metadata['outputs']!r}: export 'masks' or 'full'"
             )
-        self._takes_uint8 = metadata["image"] == "uint8"
-        self._channels: str = metadata["channels"]
-        self._keep_aspect_ratio: bool = json.loads(metadata["keep_aspect_ratio"])
-        self._input_size: Sequence[int] = json.loads(metadata["input_size"])
-        self._pixel_mean: Sequence[float] = json.loads(metadata["pixel_mean"])
-        self._mask_threshold: float = json.loads(metadata["mask_threshold"])
-        self.class_names: list[str] = json.loads(metadata["class_names"])
-        self.category_ids: list[Any] = json.loads(metadata["category_ids"])
+        try:
+            self._takes_uint8 = metadata["image"] == "uint8"
+            self._channels: str = metadata["channels"]
+            self._keep_aspect_ratio: bool = json.loads(metadata["keep_aspect_ratio"])
+            self._input_size: Sequence[int] = json.loads(metadata["input_size"])
+            self._pixel_mean: Sequence[float] = json.loads(metadata["pixel_mean"])
+            self._mask_threshold: float = json.loads(metadata["mask_threshold"])
+            self.class_names: list[str] = json.loads(metadata["class_names"])
+            self.category_ids: list[Any] = json.loads(metadata["category_ids"])
+        except KeyError as error:
+            raise ValueError(f"{path!r} lacks {error} in its metadata: export it again") from error
 
     def __call__(self, image: np.ndarray, score_threshold: float = 0.0) -> Detections:
         """
         Args:
-            image: (H, W, 3) uint8, BGR, or (H, W) uint8, gray.
+            image: (H, W, 3) uint8, BGR, or (H, W) or (H, W, 1) uint8, grey.
             score_threshold: detections with a lower score are dropped.
 
         Raises:
@@ -67,7 +73,7 @@ class Predictor:
         """
         inputs, resized = self.prepare(image)
         size = image.shape[:2]
-        outputs = {name: values[0] for name, values in self._run(inputs).items()}
+        outputs = {name: values[0] for name, values in self.run(inputs).items()}
         scores = outputs["scores"]
         # Zeros stand for missing detections.
         found = (scores > 0) & (scores >= score_threshold)
@@ -78,7 +84,7 @@ class Predictor:
             np.minimum(outputs["boxes"] * scale, limits),
             outputs["scores"],
             outputs["classes"],
-            self._paste(outputs["masks"], size, resized),
+            self.paste(outputs["masks"], size, resized),
             outputs.get("mask_scores"),
         )
 
@@ -107,7 +113,12 @@ class Predictor:
             inputs["image_size"] = np.array([height, width], np.int64)
         return inputs, (height, width)
 
-    def _paste(self, masks: np.ndarray, size: Sequence[int], resized: Sequence[int]) -> np.ndarray:
+    def paste(self, masks: np.ndarray, size: Sequence[int], resized: Sequence[int]) -> np.ndarray:
+        """The masks of a file, (N, h, w), in pixels of the image, (N, height, width) bool.
+
+        Args:
+            size, resized: (height, width) of the image, and of it in the input "image", in pixels.
+        """
         whole, threshold = resized if self._takes_uint8 else self._input_size, self._mask_threshold
         if masks.dtype == bool:
             if tuple(whole) == tuple(size):

@@ -1,3 +1,6 @@
+import sys
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +8,7 @@ from detectron2.structures import Boxes, Instances
 from processes import REPO, assert_refused, run_here
 from small_models import tiny_yolact
 
-from tools.export_model import Comparison, match
+from tools.export_model import Comparison, compare, match
 from yolact_d2.data.shapes import generate_shapes
 from yolact_runtime import Detections
 
@@ -30,11 +33,23 @@ def test_match_pairs_each_detection_once():
     assert match(expected, nothing, int8=False) == match(expected[:0], got, int8=True) == []
 
 
+def test_images_without_objects_cannot_be_compared():
+    def nothing(image):
+        found = Instances((9, 9), pred_boxes=Boxes(torch.zeros(0, 4)), scores=torch.zeros(0))
+        found.pred_classes = torch.zeros(0)
+        return found
+
+    nothing.model = tiny_yolact()
+    empty = Detections(*(np.zeros((0, *shape), np.float32) for shape in ((4,), (), (), (9, 9))))
+    with pytest.raises(ValueError, match="nothing to compare.* use others"):
+        compare(nothing, lambda image: empty, [np.zeros((9, 9, 3), np.uint8)], int8=False)
+
+
 def test_a_file_agrees_if_detections_and_masks_do():
     def agrees(num_detections, num_found, ious):
         return Comparison(num_detections, num_found, len(ious), ious, []).agrees(0.9, 0.8)
 
-    assert agrees(10, 10, [0.9] * 10) and agrees(10, 10, [0.9] * 9) and agrees(0, 0, [])
+    assert agrees(10, 10, [0.9] * 10) and agrees(10, 10, [0.9] * 9)
     assert not agrees(10, 10, [0.9] * 8)
     assert not agrees(10, 12, [0.9] * 10)  # the file has more
     assert not agrees(10, 10, [0.1] * 10)  # the masks are wrong
@@ -74,5 +89,8 @@ def test_program_exports_checks_and_refuses(tmp_path):
         (("--format", "torch_export", "--int8"), "n.pt2", "onnx and openvino"),
     ):
         assert_refused(export(*args, output=output), message)
+    with mock.patch.dict(sys.modules, nncf=None):
+        done = export("--int8", "--calibration", tmp_path / "val", output="n.onnx")
+    assert_refused(done, "nncf is missing: pip install 'yolact_d2[int8]'")
     assert_refused(export(opts=["MODEL.WEIGHTS", ""], output="n.onnx"), "MODEL.WEIGHTS is empty")
     assert not (tmp_path / "n.onnx").exists()

@@ -3,18 +3,18 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from time import perf_counter
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from torch.utils.benchmark.utils.timer import timer
 
 from yolact_runtime import Detections, Predictor
 
 from .timing import StageClock
 
 # By the functions of the runtime. NMS is in the file, so it counts as "heads".
-_CALLS = (("preprocess", "prepare"), ("heads", "_run"), ("masks", "_paste"))
+_CALLS = (("preprocess", "prepare"), ("heads", "run"), ("masks", "paste"))
 
 
 class ExportedDetector:
@@ -43,12 +43,12 @@ class ExportedDetector:
 
     def time(self, images: Sequence[np.ndarray]) -> float:
         """Seconds of a call."""
-        start = timer()
+        start = perf_counter()
         self(images)
-        return timer() - start
+        return perf_counter() - start
 
     def time_stages(
-        self, images: Sequence[np.ndarray], now: Callable[[], float] = timer
+        self, images: Sequence[np.ndarray], now: Callable[[], float] = perf_counter
     ) -> dict[str, float]:
         """Seconds of each stage of a call, which add up to the whole."""
         clock = StageClock(now)
