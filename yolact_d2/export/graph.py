@@ -1,7 +1,7 @@
 """Models as functions of one tensor with outputs of fixed size, which exporters can trace.
 
 The graphs use the networks of the models and the functions that eager inference uses. What differs:
-they compute all anchors in place of the candidates, and fill missing detections with zeros.
+they compute all anchors in place of the candidates, and mark missing detections by score 0.
 """
 
 import math
@@ -37,6 +37,7 @@ class ModelGraph(nn.Module):
         dynamic_shapes: the dimensions of the inputs that are not fixed.
         outputs, image: see :func:`build_graph`.
         input_size: (height, width) of the network input, in pixels.
+        num_classes: C.
         output_names: of the tensors that it returns.
         mask_threshold: pixels of "masks", resized bilinearly, that exceed it belong to the object.
 
@@ -58,6 +59,7 @@ class ModelGraph(nn.Module):
     outputs: str
     image: str
     input_size: tuple[int, int]
+    num_classes: int
     output_names: list[str]
     mask_threshold: float
 
@@ -101,14 +103,15 @@ class YOLACTGraph(ModelGraph):
 
     def __init__(self, model: YOLACT, outputs: str, image: str):
         super().__init__()
-        if model.nms is not fast_nms:
+        if outputs != "raw" and model.nms is not fast_nms:
             raise ValueError(
-                f"MODEL.YOLACT.NMS is {model.nms.__name__}: only fast_nms can be exported"
+                f"MODEL.YOLACT.NMS is {model.nms.__name__}: only fast_nms, or the outputs raw "
+                "(before NMS), can be exported"
             )
         self.model = optimize_for_inference(model, dtype=torch.float32).cpu()
         self.outputs, self.image = outputs, image
         side, channels = model.image_size, 1 if model.input_format == "L" else 3
-        self.input_size = (side, side)
+        self.input_size, self.num_classes = (side, side), model.head.num_classes
         with torch.no_grad():
             # Also a grey image has as many channels as there are means.
             features = self.model.backbone(torch.zeros(1, len(model.pixel_mean), side, side))
@@ -120,14 +123,11 @@ class YOLACTGraph(ModelGraph):
         else:
             example, sizes = torch.zeros(2, channels, side, side), {}
         self.inputs, self.dynamic_shapes = {"image": example}, {"image": {0: Dim("batch"), **sizes}}
-        self.output_names = {
-            "masks": ["boxes", "scores", "classes", "masks"],
-            "full": ["boxes", "scores", "classes", "masks"],
-            "coefficients": ["boxes", "scores", "classes", "coefficients", "prototypes"],
-            "raw": ["boxes", "scores", "coefficients", "prototypes"],
-        }[outputs]
-        if model.mask_iou_head is not None and outputs != "raw":
-            self.output_names.insert(3, "mask_scores")
+        classes = [] if outputs == "raw" else ["classes"]
+        if classes and model.mask_iou_head is not None:
+            classes.append("mask_scores")
+        masks = ["masks"] if outputs in ("masks", "full") else ["coefficients", "prototypes"]
+        self.output_names = ["boxes", "scores", *classes, *masks]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         model = self.model
@@ -190,13 +190,15 @@ class EmbedMaskGraph(ModelGraph):
     """EmbedMask, for one "float" image, padded right and below to a fixed size with the mean.
 
     A second input, "image_size" (2,) int64, is the (height, width) of the image without padding, in
-    pixels. Its masks are (10 + ln P) / 10 of the probability P of each pixel to belong to the detection.
+    pixels. The masks are (10 + ln P) / 10 of the probability P of each pixel to belong to the
+    detection.
     """
 
     def __init__(self, model: EmbedMask, outputs: str, size: tuple[int, int]):
         super().__init__()
         self.model = optimize_for_inference(model, dtype=torch.float32).cpu()
         self.outputs, self.image, self.input_size = outputs, "float", size
+        self.num_classes = model.head.cls_score.out_channels
         self.mask_threshold = 1 + math.log(model.test_mask_thresh) / -OUTSIDE
         image = torch.zeros(1, 1 if model.input_format == "L" else 3, *size)
         self.inputs = {"image": image, "image_size": torch.tensor(size)}

@@ -1,6 +1,7 @@
 """What an exported file says about itself."""
 
 import json
+from typing import Any
 
 import detectron2
 import torch
@@ -16,26 +17,42 @@ def describe_graph(graph: ModelGraph, metadata: Metadata | None) -> dict[str, st
 
     Args:
         metadata: class names and category ids, see :func:`class_metadata`.
+
+    Raises:
+        ValueError: if their number is not that of the model's classes.
     """
     model, metadata = graph.model, metadata or Metadata()
     ids = metadata.get("thing_dataset_id_to_contiguous_id", {})
-    values = {
+    classes: dict[str, Any] = {
         "class_names": list(metadata.get("thing_classes", [])),
         "category_ids": sorted(ids, key=ids.get),
-        # (height, width) of the network input, into which a YOLACT stretches images. EmbedMask's
-        # keep their aspect ratio and are padded with the mean.
+    }
+    for key, entries in classes.items():
+        if entries and len(entries) != graph.num_classes:
+            raise ValueError(
+                f"metadata has {len(entries)} {key.replace('_', ' ')}, but the model has "
+                f"{graph.num_classes} classes"
+            )
+    values = {
+        **classes,
+        # (height, width) of the network input. YOLACT stretches images to it; EmbedMask keeps
+        # their aspect ratio and pads with the mean.
         "input_size": list(graph.input_size),
         "keep_aspect_ratio": not isinstance(model, YOLACT),
         "pixel_mean": model.pixel_mean.flatten().tolist(),
         "score_threshold": model.test_score_thresh,
         "nms_threshold": model.test_nms_thresh,  # type: ignore[attr-defined]
         "mask_threshold": graph.mask_threshold,
+        "max_detections": model.max_detections_per_image,
         "versions": {
             "yolact_d2": __version__,
             "detectron2": detectron2.__version__,
             "torch": torch.__version__,
         },
     }
+    if isinstance(model, YOLACT):  # what NMS of the outputs "raw" needs
+        values["anchor_score_threshold"] = model.test_anchor_score_thresh
+        values["topk_candidates"] = model.test_topk_candidates
     texts = {
         "model": type(model).__name__,
         "outputs": graph.outputs,

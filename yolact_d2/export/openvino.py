@@ -9,7 +9,7 @@ from ..modeling.instance_detector import InstanceDetector
 from .onnx import export_onnx
 
 
-def export_openvino(model: InstanceDetector, path: str, **options: Any) -> None:
+def export_openvino(model: InstanceDetector, path: str | os.PathLike[str], **options: Any) -> None:
     """Write a model in OpenVINO's format: `path`, which ends in .xml, and the weights beside it in
     a file that ends in .bin.
 
@@ -18,13 +18,15 @@ def export_openvino(model: InstanceDetector, path: str, **options: Any) -> None:
 
     Raises:
         ImportError: if the packages of yolact_d2[onnx] or yolact_d2[openvino] are missing.
-        TypeError, ValueError: naming the argument that is wrong, before work starts.
+        TypeError, ValueError: see :func:`export_onnx`.
     """
     try:
+        import onnx
         import openvino
         from openvino.frontend.onnx import ConversionExtension
     except ImportError as error:
         raise ImportError(f"{error.name} is missing: pip install 'yolact_d2[openvino]'") from error
+    path = os.fspath(path)
     check_xml_path(path)
     with tempfile.TemporaryDirectory() as folder:
         onnx_path = os.path.join(folder, "model.onnx")
@@ -32,29 +34,23 @@ def export_openvino(model: InstanceDetector, path: str, **options: Any) -> None:
         # OpenVINO has deformable convolutions, but does not read those of ONNX.
         extension = ConversionExtension("DeformConv", _deformable_convolution)
         converted = openvino.convert_model(onnx_path, extension=extension)
-        for key, value in read_onnx_metadata(onnx_path).items():
-            converted.set_rt_info(value, ["yolact_d2", key])
+        for x in onnx.load(onnx_path).metadata_props:
+            converted.set_rt_info(x.value, ["yolact_d2", x.key])
         save_ir(converted, path)
 
 
 def check_xml_path(path: str) -> None:
     """
     Raises:
-        ValueError: if `path` is no file that can be written and ends in .xml.
+        ValueError: if `path` does not end in .xml or cannot be written.
     """
     if not path.endswith(".xml"):
         raise ValueError(f"{path!r} does not end in .xml")
     check_writable(path)
 
 
-def read_onnx_metadata(path: str) -> dict[str, str]:
-    import onnx
-
-    return {x.key: x.value for x in onnx.load(path, load_external_data=False).metadata_props}
-
-
 def save_ir(model: Any, path: str) -> None:
-    """Write an OpenVINO model, both files or neither."""
+    """Write an OpenVINO model. If it cannot be converted, both files stay as they were."""
     import openvino
 
     folder, name = os.path.split(path)

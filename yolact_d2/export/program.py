@@ -1,4 +1,5 @@
 import json
+import os
 
 import torch
 from detectron2.data.catalog import Metadata
@@ -11,7 +12,7 @@ from .metadata import describe_graph
 
 def export_program(
     model: InstanceDetector,
-    path: str,
+    path: str | os.PathLike[str],
     *,
     outputs: str = "masks",
     image: str = "uint8",
@@ -24,11 +25,12 @@ def export_program(
 
     Args, raises: as :func:`export_onnx`. The metadata is the extra file "metadata.json".
     """
+    path = os.fspath(path)
     check_writable(path)
     graph = build_graph(model, outputs, image, size)
+    extra = {"metadata.json": json.dumps(describe_graph(graph, metadata))}
     program = torch.export.export(
         graph, tuple(graph.inputs.values()), dynamic_shapes=graph.dynamic_shapes
     )
-    extra = {"metadata.json": json.dumps(describe_graph(graph, metadata))}
     with atomic_write(path) as partial:
         torch.export.save(program, partial, extra_files=extra)

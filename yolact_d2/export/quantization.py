@@ -1,3 +1,4 @@
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,30 +11,39 @@ from yolact_runtime.images import read_image
 from ..files import atomic_write, check_writable
 from .openvino import check_xml_path, save_ir
 
-_ENOUGH_IMAGES = 8
+_ENOUGH_IMAGES, _MAX_IMAGES = 8, 300  # the latter is the default of NNCF
 # By operator set: ONNX, OpenVINO.
 _CONVOLUTIONS = ("Conv", "DeformConv", "Convolution", "DeformableConvolution")
 
 
-def quantize(path: str, images: Sequence[np.ndarray | str], output: str) -> None:
+def quantize(
+    path: str | os.PathLike[str],
+    images: Sequence[np.ndarray | str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+) -> None:
     """Convert the networks of an exported file to int8; what follows them stays in float32.
 
-    The ranges of the values are those that occur in real images. With random ones accuracy falls.
+    Activation ranges are measured on `images`. Use real ones: random noise gives wrong ranges and
+    lowers accuracy.
 
     Args:
         path: an .onnx or .xml file, with the outputs "masks" or "full".
         images: 8 or more images of the kind that the model will see, files or (H, W, 3) uint8, BGR.
+            The first 300 are used; files are read one at a time.
         output: the file to write, with the same ending.
 
     Raises:
-        ImportError: if the packages of yolact_d2[int8] are missing.
-        OSError, ValueError: naming the file or argument that is wrong, before work starts.
+        ImportError: if nncf, or onnxruntime or openvino for such a file, is missing.
+        OSError, ValueError: naming the file or argument that is wrong.
     """
     try:
         import nncf
     except ImportError as error:
         raise ImportError(f"{error.name} is missing: pip install 'yolact_d2[int8]'") from error
-    if not images:
+    path, output = os.fspath(path), os.fspath(output)
+    if isinstance(images, (str, os.PathLike)):
+        raise ValueError(f"images is the path {os.fspath(images)!r}, not a list of images")
+    if len(images) == 0:
         raise ValueError("images is empty: int8 needs real images for calibration, 8 or more")
     if len(images) < _ENOUGH_IMAGES:
         warnings.warn(f"{len(images)} images for calibration are few: use 8 or more", stacklevel=2)
@@ -42,17 +52,17 @@ def quantize(path: str, images: Sequence[np.ndarray | str], output: str) -> None
         raise ValueError(f"{output!r} and {path!r} have different endings")
     check_writable(output) if is_onnx else check_xml_path(output)
     predictor = Predictor(path)
-    arrays = [read_image(image) if isinstance(image, str) else image for image in images]
 
-    def prepare(image: np.ndarray) -> dict[str, np.ndarray]:
-        return predictor.prepare(image)[0]
+    def prepare(image: np.ndarray | str | os.PathLike[str]) -> dict[str, np.ndarray]:
+        array = image if isinstance(image, np.ndarray) else read_image(image)
+        return predictor.prepare(array)[0]
 
     model, nodes = _read_onnx(path) if is_onnx else _read_openvino(path)
     quantized = nncf.quantize(
         model,
-        nncf.Dataset(arrays, prepare),
+        nncf.Dataset(images, prepare),
         preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(arrays),
+        subset_size=min(len(images), _MAX_IMAGES),
         ignored_scope=nncf.IgnoredScope(names=after_networks(nodes)),
     )
     if is_onnx:

@@ -1,4 +1,4 @@
-"""Models are also traced, by ``torch.jit.trace`` and by exporters: then sizes are not numbers."""
+"""For models that are traced, by ``torch.jit.trace`` or an exporter: sizes may be tensors then."""
 
 from typing import Any
 
