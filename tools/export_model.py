@@ -160,7 +160,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--opset", type=int, help="version of ONNX's operators; default 20")
     parser.add_argument("--int8", action="store_true", help="needs --calibration")
-    parser.add_argument("--calibration", help="folder of images for int8, 8 or more")
+    parser.add_argument(
+        "--calibration", help="folder of images for int8, 8 or more; the first 300 are used"
+    )
     parser.add_argument("--check", nargs="+", default=[], help="images to compare")
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="config overrides, KEY VALUE ..."
