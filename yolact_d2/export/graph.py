@@ -1,4 +1,4 @@
-"""Models as functions of one tensor with outputs of fixed size, which exporters can trace.
+"""Models as functions of tensors with outputs of fixed size, which exporters can trace.
 
 The graphs use the networks of the models and the functions that eager inference uses. What differs:
 they compute all anchors in place of the candidates, and mark missing detections by score 0.
