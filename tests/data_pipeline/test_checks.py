@@ -212,6 +212,18 @@ def test_evaluation_needs_image_ids_and_sizes(tmp_path):
     _check()
 
 
+def test_pascal_voc_has_no_masks_and_is_evaluated_without(tmp_path):
+    box = {"bbox": [1, 2, 9, 9], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    record = {
+        "file_name": write_image(tmp_path / "1.png"), "image_id": "2007_1", "width": WIDTH,
+        "height": HEIGHT, "annotations": [box],
+    }  # fmt: skip
+    register_dicts(record)
+    MetadataCatalog.get(NAME).evaluator_type = "pascal_voc"
+    _check(TEST=(NAME,), key="DATASETS.TEST")
+    assert "'segmentation' is None" in _refused()
+
+
 def test_ground_truth_of_own_readers(tmp_path):
     """Detectron2 converts the JSON, but it is evaluated by pycocotools."""
     path = write_image(tmp_path / "1.png")

@@ -100,6 +100,9 @@ def _read_dataset(cfg, name: str, training: bool) -> list[DatasetDict]:
     if not dicts:
         raise ValueError(f"dataset {name!r} has no images")
     _check_classes(cfg, name)
+    if not training and MetadataCatalog.get(name).get("evaluator_type") == "pascal_voc":
+        # Its evaluator reads the files of the dataset, whose annotations have no masks.
+        dicts = [{**x, "annotations": []} for x in dicts]
     source = DatasetCatalog[name]
     if isinstance(source, COCOSource):  # which is valid
         usable, issues, num_annotations = dicts, source.issues, source.num_annotations

@@ -23,6 +23,7 @@ from .checkpointer import TrainingCheckpointer
 from .launch import check_devices, launch
 from .train_loop import SkipNonFiniteTrainer
 from .train_net import exit_on_bad_input
+from .trainer import broadcast_batch_norm_statistics
 
 # How long a process waits for the others in a collective.
 _TIMEOUT = timedelta(minutes=5)
@@ -30,8 +31,9 @@ _TIMEOUT = timedelta(minutes=5)
 
 def main() -> None:
     """Train or evaluate as the command line says, in one or several processes."""
-    args = default_argument_parser().parse_args()
-    args.dist_url = "auto"
+    parser = default_argument_parser()
+    parser.set_defaults(dist_url="auto")
+    args = parser.parse_args()
     with exit_on_bad_input():
         args.config_file = get_config_file(args.config_file)
         device = load(args).train.device
@@ -93,6 +95,7 @@ def train(cfg: Any, model: nn.Module, resume: bool) -> None:
 
 
 def evaluate(cfg: Any, model: nn.Module) -> dict[str, Any]:
+    broadcast_batch_norm_statistics(model)
     loader, evaluator = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
     results = inference_on_dataset(model, loader, evaluator)
     if comm.is_main_process():
