@@ -86,8 +86,8 @@ def test_ids_categories_and_objects(coco):
     counts = [len(coco.getAnnIds(imgIds=i)) for i in coco.getImgIds()]
     assert 2 <= min(counts) < max(counts) <= 5
     for annotation in coco.anns.values():
-        assert annotation["area"] >= shapes.MIN_VISIBLE_AREA
-        assert min(annotation["bbox"][2:]) >= shapes.MIN_BOX_SIDE
+        assert annotation["area"] >= shapes.EASY.min_visible_area
+        assert min(annotation["bbox"][2:]) >= shapes.EASY.min_box_side
         for polygon in annotation["segmentation"]:
             outline = np.float32(polygon).reshape(-1, 2)
             assert cv2.contourArea(outline) >= shapes.MIN_PART_AREA

@@ -6,7 +6,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .coco_json import read_coco, to_dataset_dicts
-from .shapes import register_shapes
+from .shapes import HARD, register_shapes
 
 PASCAL_CLASSES = (
     "aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, "
@@ -41,3 +41,4 @@ def register_pascal_sbd(root: str) -> None:
 _root = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 register_pascal_sbd(os.path.join(_root, "sbd"))
 register_shapes(os.path.join(_root, "shapes"))
+register_shapes(os.path.join(_root, "shapes_hard"), "shapes_hard", HARD)

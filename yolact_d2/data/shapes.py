@@ -1,8 +1,8 @@
-"""Shapes: a small generated instance segmentation dataset in COCO format.
+"""Shapes: small generated instance segmentation datasets in COCO format.
 
-Each image shows 2 to 5 circles, rectangles, triangles and stars, which may overlap, on a textured
-background. Only the outline tells the class: colour, fill and area do not. Annotations describe the
-visible part of each object. An image depends on (seed, split, index) alone.
+Each image shows some circles, rectangles, triangles, stars and so on, which may overlap, on a
+textured background. Only the outline tells the class: colour, fill and area do not. Annotations
+describe the visible part of each object. An image depends on (seed, setting, split, index) alone.
 
 Points are (x, y). Scenes are drawn on a canvas with SUPERSAMPLING times finer pixels, which gives
 images smooth edges and polygons sub-pixel accuracy.
@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import tempfile
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,22 +27,48 @@ from numpy.random import Generator
 Window = tuple[slice, slice]  # y, x
 Object = dict[str, Any]  # "class", "window", "whole_area", and what _visible_part returns
 
-SHAPE_CLASSES = ("circle", "rectangle", "triangle", "star")
-SPLITS = ("train", "val")
+
+@dataclass(frozen=True)
+class Setting:
+    """What the scenes of a dataset are like."""
+
+    classes: tuple[str, ...]
+    splits: tuple[str, ...]
+    objects_per_image: tuple[int, int]  # both ends included
+    object_size: tuple[float, float]  # square root of the object's area / shorter image side
+    overlap_chance: float  # probability of placing an object on the outline of an earlier one
+    min_visible_fraction: float  # of the object's whole area
+    min_visible_area: float  # image pixels
+    min_box_side: float  # image pixels
+
+
+EASY = Setting(
+    classes=("circle", "rectangle", "triangle", "star"),
+    splits=("train", "val"),
+    objects_per_image=(2, 5),
+    object_size=(0.15, 0.5),
+    overlap_chance=0.4,
+    min_visible_fraction=0.7,
+    min_visible_area=60.0,
+    min_box_side=6.0,
+)
+HARD = Setting(
+    classes=(*EASY.classes, "cross", "arrow", "crescent", "half disc"),
+    splits=("train", "val", "test"),
+    objects_per_image=(4, 12),
+    object_size=(0.07, 0.4),
+    overlap_chance=0.7,
+    min_visible_fraction=0.4,
+    min_visible_area=40.0,
+    min_box_side=5.0,
+)
 
 IMAGE_SIDE = (128, 192)  # image pixels, both ends included
-OBJECTS_PER_IMAGE = (2, 5)  # both ends included
-OBJECT_SIZE = (0.15, 0.5)  # square root of the object's area / shorter image side
 MAX_TILT = 20.0  # degrees
 MAX_ASPECT = 2.0  # of rectangles, either way
 PLACEMENT_TRIES = 40  # per object; an object that fits nowhere is left out
-OVERLAP_CHANCE = 0.4  # probability of placing an object on the outline of an earlier one
 BORDER_MARGIN = 0.5  # smallest distance of an object's centre from the border, in object sizes
-
-MIN_VISIBLE_FRACTION = 0.7  # of the object's whole area
-MIN_VISIBLE_AREA = 60.0  # image pixels
 MIN_PART_AREA = 4.0  # image pixels, of each part of an object cut into several
-MIN_BOX_SIDE = 6.0  # image pixels
 
 SUPERSAMPLING = 4  # canvas pixels per image pixel, along each axis
 SIMPLIFY_TOLERANCE = 1.0  # canvas pixels
@@ -53,10 +80,32 @@ COLOUR_CANDIDATES = 8  # an object gets the most distinct of this many random co
 BACKGROUND_GREY, BACKGROUND_TINT = (60, 195), 45.0  # range; largest deviation of a channel
 BACKGROUND_CONTRAST = 40.0  # grey levels between the extremes of a background pattern
 
+_ARC = np.linspace(0, np.pi, 33)
+# Outlines (P, 2) of the other classes, of any size.
+UPRIGHT_OUTLINES = {
+    "cross": np.array(
+        [(-1, -3), (1, -3), (1, -1), (3, -1), (3, 1), (1, 1)]
+        + [(1, 3), (-1, 3), (-1, 1), (-3, 1), (-3, -1), (-1, -1)]
+    ),
+    "arrow": np.array([(0, -3), (2.5, 0), (1, 0), (1, 3), (-1, 3), (-1, 0), (-2.5, 0)]),
+    "crescent": np.concatenate(
+        [
+            np.stack([np.cos(_ARC), np.sin(_ARC)], axis=1),
+            np.stack([-np.cos(_ARC), 0.35 * np.sin(_ARC)], axis=1)[1:-1],
+        ]
+    )
+    - (0, 0.6),
+    "half disc": np.stack([np.cos(_ARC), 0.42 - np.sin(_ARC)], axis=1),
+}
+
 
 def _random_outline(rng: Generator, shape_class: str) -> np.ndarray:
     """A polygon (P, 2) of area 1 around the origin, slightly tilted."""
-    up = -np.pi / 2 + np.radians(rng.uniform(-MAX_TILT, MAX_TILT))
+    tilt = np.radians(rng.uniform(-MAX_TILT, MAX_TILT))
+    if shape_class in UPRIGHT_OUTLINES:
+        cos, sin = np.cos(tilt), np.sin(tilt)
+        return _with_area_1(UPRIGHT_OUTLINES[shape_class] @ [[cos, sin], [-sin, cos]])
+    up = -np.pi / 2 + tilt
     radii: float | np.ndarray = 1.0
     if shape_class == "circle":
         angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
@@ -68,8 +117,11 @@ def _random_outline(rng: Generator, shape_class: str) -> np.ndarray:
     else:
         radii = np.tile([1.0, rng.uniform(0.4, 0.48)], 5)
         angles = up + np.arange(10) * np.pi / 5
-    points = np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
-    return points / np.sqrt(cv2.contourArea(points.astype(np.float32)))
+    return _with_area_1(np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1))
+
+
+def _with_area_1(outline: np.ndarray) -> np.ndarray:
+    return outline / np.sqrt(cv2.contourArea(outline.astype(np.float32)))
 
 
 def _window_around(outline: np.ndarray, canvas_shape: tuple[int, int]) -> Window:
@@ -92,7 +144,9 @@ def _mask_polygons(mask: np.ndarray) -> list[np.ndarray] | None:
     return [cv2.approxPolyDP(c, SIMPLIFY_TOLERANCE, True).reshape(-1, 2) for c in contours]
 
 
-def _visible_part(labels: np.ndarray, number: int, known: Object) -> dict[str, Any] | None:
+def _visible_part(
+    labels: np.ndarray, number: int, known: Object, setting: Setting
+) -> dict[str, Any] | None:
     """The "polygons", "bbox" and "area" (image pixels) of the object's part that `labels` show.
 
     None if the part is too small, or has a hole.
@@ -100,7 +154,7 @@ def _visible_part(labels: np.ndarray, number: int, known: Object) -> dict[str, A
     window = known["window"]
     mask = labels[window] == number
     area = np.count_nonzero(mask) / SUPERSAMPLING**2
-    if area < max(MIN_VISIBLE_AREA, MIN_VISIBLE_FRACTION * known["whole_area"]):
+    if area < max(setting.min_visible_area, setting.min_visible_fraction * known["whole_area"]):
         return None
     polygons = _mask_polygons(mask)
     if polygons is None:
@@ -110,13 +164,17 @@ def _visible_part(labels: np.ndarray, number: int, known: Object) -> dict[str, A
     points = np.concatenate(polygons)
     low, sides = points.min(axis=0), np.ptp(points, axis=0)
     smallest_part = min(cv2.contourArea(p.astype(np.float32)) for p in polygons)
-    if smallest_part < MIN_PART_AREA or sides.min() < MIN_BOX_SIDE:
+    if smallest_part < MIN_PART_AREA or sides.min() < setting.min_box_side:
         return None
     return {"polygons": polygons, "bbox": [*low.tolist(), *sides.tolist()], "area": area}
 
 
 def _try_to_place(
-    labels: np.ndarray, objects: list[Object], outline: np.ndarray, shape_class: int
+    labels: np.ndarray,
+    objects: list[Object],
+    outline: np.ndarray,
+    shape_class: int,
+    setting: Setting,
 ) -> tuple[np.ndarray, list[Object]] | None:
     """Put an object with this outline (P, 2; canvas pixels) on top of a scene.
 
@@ -130,29 +188,33 @@ def _try_to_place(
     whole_area = cv2.contourArea(outline.astype(np.float32)) / SUPERSAMPLING**2
     objects = [*objects, {"class": shape_class, "window": window, "whole_area": whole_area}]
     for k in changed:
-        visible = _visible_part(covered, k, objects[k - 1])
+        visible = _visible_part(covered, k, objects[k - 1], setting)
         if visible is None:
             return None
         objects[k - 1] = {**objects[k - 1], **visible}
     return covered, objects
 
 
-def _random_scene(rng: Generator, height: int, width: int) -> tuple[np.ndarray, list[Object]]:
+def _random_scene(
+    rng: Generator, height: int, width: int, setting: Setting
+) -> tuple[np.ndarray, list[Object]]:
     """Labels (uint8 canvas; 0 is background, k the k-th object) and the objects, bottom first."""
     labels = np.zeros((height * SUPERSAMPLING, width * SUPERSAMPLING), np.uint8)
     objects: list[Object] = []
-    for _ in range(rng.integers(*OBJECTS_PER_IMAGE, endpoint=True)):
+    for _ in range(rng.integers(*setting.objects_per_image, endpoint=True)):
         # All tries use the same class. Otherwise classes that fit more easily would be favoured.
-        shape_class = int(rng.integers(len(SHAPE_CLASSES)))
+        shape_class = int(rng.integers(len(setting.classes)))
         for _ in range(PLACEMENT_TRIES):
-            size = min(height, width) * np.exp(rng.uniform(*np.log(OBJECT_SIZE)))
+            size = min(height, width) * np.exp(rng.uniform(*np.log(setting.object_size)))
             low, high = BORDER_MARGIN * size, np.array([width, height]) - BORDER_MARGIN * size
             centre = rng.uniform(low, high)
-            if objects and rng.random() < OVERLAP_CHANCE:
+            if objects and rng.random() < setting.overlap_chance:
                 neighbour = objects[rng.integers(len(objects))]
                 centre = np.clip(rng.choice(np.concatenate(neighbour["polygons"])), low, high)
-            outline = centre + size * _random_outline(rng, SHAPE_CLASSES[shape_class])
-            placed = _try_to_place(labels, objects, outline * SUPERSAMPLING, shape_class)
+            outline = SUPERSAMPLING * (
+                centre + size * _random_outline(rng, setting.classes[shape_class])
+            )
+            placed = _try_to_place(labels, objects, outline, shape_class, setting)
             if placed is not None:
                 labels, objects = placed
                 break
@@ -230,15 +292,17 @@ def _paint(rng: Generator, labels: np.ndarray, objects: list[Object]) -> np.ndar
     return np.clip(np.round(image), 0, 255).astype(np.uint8)
 
 
-def _write_split(folder: Path, split: str, num_images: int, seed: int) -> dict[str, Any]:
+def _write_split(
+    folder: Path, split: str, num_images: int, seed: int, setting: Setting
+) -> dict[str, Any]:
     """Write the images of a split into `folder`, and return its COCO dict."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in range(num_images):
         image_id, name = index + 1, f"{index:06d}.png"
-        rng = np.random.default_rng([seed, SPLITS.index(split), index])
+        rng = np.random.default_rng([seed, setting.splits.index(split), index])
         height, width = rng.integers(*IMAGE_SIDE, size=2, endpoint=True).tolist()
-        labels, objects = _random_scene(rng, height, width)
+        labels, objects = _random_scene(rng, height, width, setting)
         if not cv2.imwrite(str(folder / name), _paint(rng, labels, objects)):
             raise OSError(f"cannot write {folder / name}")
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
@@ -259,7 +323,7 @@ def _write_split(folder: Path, split: str, num_images: int, seed: int) -> dict[s
         "licenses": [],
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": i, "name": name} for i, name in enumerate(SHAPE_CLASSES, start=1)],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(setting.classes, start=1)],
     }
 
 
@@ -267,21 +331,33 @@ def _json_path(root: str | Path, split: str) -> Path:
     return Path(root) / "annotations" / f"instances_{split}.json"
 
 
-def generate_shapes(root: str, num_train: int = 800, num_val: int = 100, seed: int = 0) -> None:
+def generate_shapes(
+    root: str,
+    num_train: int = 800,
+    num_val: int = 100,
+    seed: int = 0,
+    *,
+    num_test: int = 200,
+    setting: Setting = EASY,
+) -> None:
     """Write the dataset: `root`/{train,val} and `root`/annotations/instances_{train,val}.json.
 
     Several processes may do this at once: images and annotations appear when a split is complete.
+
+    Args:
+        num_test: number of images of the split "test", which only some settings have.
 
     Raises:
         FileExistsError: if `root` has other images.
     """
     _json_path(root, "").parent.mkdir(parents=True, exist_ok=True)
-    for split, num_images in zip(SPLITS, (num_train, num_val)):
+    for split, num_images in zip(setting.splits, (num_train, num_val, num_test)):
         target = Path(root) / split
         with tempfile.TemporaryDirectory(prefix=f".{split}-", dir=root) as temporary:
             images, json_file = Path(temporary) / split, Path(temporary) / "coco.json"
             images.mkdir()
-            json_file.write_text(json.dumps(_write_split(images, split, num_images, seed)))
+            coco = _write_split(images, split, num_images, seed, setting)
+            json_file.write_text(json.dumps(coco))
             try:
                 os.rename(images, target)
             except OSError as error:  # the same images may exist already
@@ -291,23 +367,23 @@ def generate_shapes(root: str, num_train: int = 800, num_val: int = 100, seed: i
             os.replace(json_file, _json_path(root, split))
 
 
-def _load_shapes(root: str, split: str, name: str) -> list[dict[str, Any]]:
+def _load_shapes(root: str, split: str, name: str, setting: Setting) -> list[dict[str, Any]]:
     """The dataset dicts of a split. The dataset is generated if it does not exist."""
     if not _json_path(root, split).is_file():
         logging.getLogger(__name__).info(f"Generating the shapes dataset in {root}")
-        generate_shapes(root)
+        generate_shapes(root, setting=setting)
     return load_coco_json(str(_json_path(root, split)), str(Path(root) / split), name)
 
 
-def register_shapes(root: str, prefix: str = "shapes") -> None:
-    """Register {prefix}_train and {prefix}_val, without reading or writing any file."""
-    for split in SPLITS:
+def register_shapes(root: str, prefix: str = "shapes", setting: Setting = EASY) -> None:
+    """Register {prefix}_train, {prefix}_val and so on, without reading or writing any file."""
+    for split in setting.splits:
         name = f"{prefix}_{split}"
-        DatasetCatalog.register(name, partial(_load_shapes, root, split, name))
+        DatasetCatalog.register(name, partial(_load_shapes, root, split, name, setting))
         MetadataCatalog.get(name).set(
             json_file=str(_json_path(root, split)),
             image_root=str(Path(root) / split),
             evaluator_type="coco",
-            thing_classes=list(SHAPE_CLASSES),
-            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(SHAPE_CLASSES))},
+            thing_classes=list(setting.classes),
+            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(setting.classes))},
         )
