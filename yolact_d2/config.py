@@ -105,7 +105,17 @@ def _add_yolact_keys(cfg: CN) -> None:
     _add_class_keys(cfg.MODEL.YOLACT)
     # Pyramid levels that the head uses, finest first. The protonet uses the first.
     cfg.MODEL.YOLACT.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # A name in YOLACT_HEAD_REGISTRY: YOLACTHead, or DecoupledHead, which has two towers.
+    cfg.MODEL.YOLACT.HEAD = "YOLACTHead"
+    # Channels of the head's convolutions.
     cfg.MODEL.YOLACT.HEAD_CONV_DIM = 256
+    # Number of convolutions of each tower of DecoupledHead.
+    cfg.MODEL.YOLACT.HEAD_NUM_CONVS = 2
+    # True: the head predicts the distances from the centre of an anchor to the sides of the box, in
+    # units of the anchor's sides, as FCOS does. Usual with one square anchor a cell.
+    cfg.MODEL.YOLACT.ANCHOR_FREE = False
+    # Probability of each class at the start of training, if background is no class.
+    cfg.MODEL.YOLACT.PRIOR_PROB = 0.01
 
     cfg.MODEL.YOLACT.PROTONET = CN()
     # A name in PROTONET_REGISTRY.
@@ -123,6 +133,25 @@ def _add_yolact_keys(cfg: CN) -> None:
     cfg.MODEL.YOLACT.MASK_IOU.CONV_DIMS = [8, 16, 32, 64, 128]
     # It is trained on objects whose masks have more grid cells than this.
     cfg.MODEL.YOLACT.MASK_IOU.MIN_AREA = 25
+
+    # A name in YOLACT_CRITERION_REGISTRY: YOLACTCriterion, that of the papers, or
+    # ComposedCriterion, which has the parts that the next keys name.
+    cfg.MODEL.YOLACT.CRITERION = "YOLACTCriterion"
+    # Which anchors learn an object: "max_iou" (IOU_THRESHOLDS), "atss" or "task_aligned".
+    cfg.MODEL.YOLACT.ASSIGNER = "max_iou"
+    # "softmax" with background and hard negatives, or, with an independent probability for each
+    # class and no background: "bce", "quality_focal" or "varifocal".
+    cfg.MODEL.YOLACT.CLS_LOSS_TYPE = "softmax"
+    # "smooth_l1", "giou", "diou" or "ciou".
+    cfg.MODEL.YOLACT.BBOX_REG_LOSS_TYPE = "smooth_l1"
+    # "bce" or "bce_dice", its sum with the Dice loss.
+    cfg.MODEL.YOLACT.MASK_LOSS_TYPE = "bce"
+    # Task-aligned assignment: the TOPK anchors with the largest score^ALPHA x IoU^BETA learn an
+    # object.
+    cfg.MODEL.YOLACT.TASK_ALIGNED = CN()
+    cfg.MODEL.YOLACT.TASK_ALIGNED.TOPK = 10
+    cfg.MODEL.YOLACT.TASK_ALIGNED.ALPHA = 0.5
+    cfg.MODEL.YOLACT.TASK_ALIGNED.BETA = 6.0
 
     # Anchors are background below the first IoU, foreground from the second, ignored between.
     cfg.MODEL.YOLACT.IOU_THRESHOLDS = [0.4, 0.5]

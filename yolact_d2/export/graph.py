@@ -19,7 +19,7 @@ from ..modeling.embedmask.head import EmbedMaskPredictions
 from ..modeling.embedmask.losses import counting_pixels
 from ..modeling.embedmask.masks import OUTSIDE, window_masks
 from ..modeling.instance_detector import InstanceDetector, clamp_finite
-from ..modeling.yolact.head import DensePredictions
+from ..modeling.yolact.head import DensePredictions, class_scores
 from ..modeling.yolact.masks import clip_boxes, scale_boxes, soft_masks
 from ..modeling.yolact.nms import fast_nms, fast_nms_of_batch
 from ..optimization import optimize_for_inference
@@ -160,7 +160,7 @@ class YOLACTGraph(ModelGraph):
         return tuple(found[name] for name in self.output_names)
 
     def raw(self, predictions: DensePredictions) -> dict[str, Tensor]:
-        scores = predictions.logits.softmax(dim=-1)[..., :-1]
+        scores = class_scores(predictions.logits, self.model.head.has_background)
         boxes, scores = self.model.decode(self.anchors, predictions.deltas, scores)
         coefficients = clamp_finite(predictions.coefficients)
         return {"boxes": boxes, "scores": scores.clamp(min=0), "coefficients": coefficients}

@@ -1,15 +1,15 @@
+from collections.abc import Iterable
 from typing import Any
 
-from detectron2.utils.registry import Registry
 
-
-def get_registered(registry: Registry, name: str, key: str) -> Any:
-    """`registry.get(name)`, with an error that names the config `key` and the known names.
+def get_registered(registry: Iterable[tuple[str, Any]], name: str, key: str) -> Any:
+    """What has a name in a registry or in the items of a dict.
 
     Raises:
-        ValueError: if the registry has no such name.
+        ValueError: naming the config `key` and the known names, if nothing has the name.
     """
-    if name not in registry:
-        known = ", ".join(sorted(known_name for known_name, _ in registry))
-        raise ValueError(f"{key} is {name!r}, which is not one of: {known}")
-    return registry.get(name)
+    known = dict(registry)
+    if name not in known:
+        names = ", ".join(sorted(known))
+        raise ValueError(f"{key} is {name!r}, which is not one of: {names}")
+    return known[name]

@@ -14,6 +14,12 @@ def xavier_uniform_init(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
+def prior_bias(probability: float) -> float:
+    """The logit of a probability: a bias with which a class starts (arXiv 1708.02002, section
+    4.1)."""
+    return math.log(probability / (1 - probability))
+
+
 def scale_residual_branches(last_norms: Sequence[nn.Module]) -> None:
     """Scale the residual branches of a network such that its output variance stays bounded.
 

@@ -1,6 +1,13 @@
 from .anchors import YOLACTAnchorGenerator
-from .criterion import YOLACTCriterion
-from .head import DensePredictions, YOLACTHead
+from .composed_criterion import ComposedCriterion
+from .criterion import YOLACT_CRITERION_REGISTRY, YOLACTCriterion, build_criterion
+from .head import (
+    YOLACT_HEAD_REGISTRY,
+    DecoupledHead,
+    DensePredictions,
+    YOLACTHead,
+    build_head,
+)
 from .mask_iou_head import MaskIoUHead
 from .nms import NMS_REGISTRY, Detections, get_nms
 from .protonet import PROTONET_REGISTRY, Protonet, build_protonet

@@ -6,6 +6,7 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ANCHOR_GENERATOR_REGISTRY
 from detectron2.modeling.anchor_generator import BufferList, _broadcast_params
+from detectron2.modeling.box_regression import Box2BoxTransform, Box2BoxTransformLinear
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
@@ -119,3 +120,21 @@ class YOLACTAnchorGenerator(nn.Module):
             shifts = location_centers(height, width, cell.device).repeat(1, 2)
             anchors.append(Boxes((shifts[:, None] + cell[None]).reshape(-1, 4)))
         return anchors
+
+
+class DistanceTransform(Box2BoxTransformLinear):
+    """FCOS's box coding: distances from the centre of an anchor to the sides of the box, in units
+    of the anchor's sides. Unlike in FCOS, 0 codes the anchor itself, as in `Box2BoxTransform`."""
+
+    def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
+        return super().get_deltas(src_boxes, target_boxes) - 0.5
+
+    def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
+        return super().apply_deltas(deltas + 0.5, boxes)
+
+
+def build_box_transform(cfg) -> Box2BoxTransform | DistanceTransform:
+    """The coding of boxes relative to anchors that ``cfg.MODEL.YOLACT.ANCHOR_FREE`` chooses."""
+    if cfg.MODEL.YOLACT.ANCHOR_FREE:
+        return DistanceTransform()
+    return Box2BoxTransform(weights=cfg.MODEL.YOLACT.BBOX_REG_WEIGHTS)

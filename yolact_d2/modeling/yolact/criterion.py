@@ -5,16 +5,33 @@ import torch
 from detectron2.config import configurable
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..instance_detector import log_anchor_counts, split_crowds
 from ..masks import resize_masks
+from ..registry import get_registered
+from .anchors import build_box_transform
 from .head import DensePredictions
 from .losses import classification_loss, mask_iou, mask_loss, semantic_segmentation_loss
 from .mask_iou_head import MaskIoUHead
 from .masks import scale_boxes, soft_masks
 from .matcher import FOREGROUND, IGNORE, match_anchors
+
+YOLACT_CRITERION_REGISTRY = Registry("YOLACT_CRITERION")
+YOLACT_CRITERION_REGISTRY.__doc__ = """
+Target assignment and losses.
+
+The registered object is called with `obj(cfg)` and returns a module that is called as
+:class:`YOLACTCriterion`.
+"""
+
+
+def build_criterion(cfg) -> nn.Module:
+    """Build the criterion that ``cfg.MODEL.YOLACT.CRITERION`` names."""
+    name = cfg.MODEL.YOLACT.CRITERION
+    return get_registered(YOLACT_CRITERION_REGISTRY, name, "MODEL.YOLACT.CRITERION")(cfg)
 
 
 class AnchorTargets(NamedTuple):
@@ -26,6 +43,14 @@ class AnchorTargets(NamedTuple):
     """(P,) indices of the foreground anchors."""
     matches: Tensor
     """(P,) indices of their objects in the ground truth of the image."""
+
+
+PAPER_PARTS = {
+    "ASSIGNER": "max_iou",
+    "CLS_LOSS_TYPE": "softmax",
+    "BBOX_REG_LOSS_TYPE": "smooth_l1",
+    "MASK_LOSS_TYPE": "bce",
+}
 
 
 class MaskSamples(NamedTuple):
@@ -43,9 +68,10 @@ class MaskSamples(NamedTuple):
     """Number of positives of the image divided by P."""
 
 
+@YOLACT_CRITERION_REGISTRY.register()
 class YOLACTCriterion(nn.Module):
-    """Target assignment and losses (arXiv 1904.02689, sections 3 and 5; arXiv 1912.06218,
-    section 5.1)."""
+    """Target assignment and losses of the papers (arXiv 1904.02689, sections 3 and 5; arXiv
+    1912.06218, section 5.1)."""
 
     @configurable
     def __init__(
@@ -86,8 +112,15 @@ class YOLACTCriterion(nn.Module):
 
     @classmethod
     def from_config(cls, cfg):
+        if cls is YOLACTCriterion:
+            for key, papers in PAPER_PARTS.items():
+                if cfg.MODEL.YOLACT[key] != papers:
+                    raise ValueError(
+                        f"MODEL.YOLACT.{key} is {cfg.MODEL.YOLACT[key]!r}: YOLACTCriterion has "
+                        f"{papers!r} only, set MODEL.YOLACT.CRITERION to 'ComposedCriterion'"
+                    )
         return {
-            "box2box_transform": Box2BoxTransform(weights=cfg.MODEL.YOLACT.BBOX_REG_WEIGHTS),
+            "box2box_transform": build_box_transform(cfg),
             "num_classes": cfg.MODEL.YOLACT.NUM_CLASSES,
             "iou_thresholds": cfg.MODEL.YOLACT.IOU_THRESHOLDS,
             "crowd_overlap_thresh": cfg.MODEL.YOLACT.CROWD_OVERLAP_THRESH,
@@ -106,7 +139,7 @@ class YOLACTCriterion(nn.Module):
 
     def forward(
         self,
-        anchors: Boxes,
+        anchor_levels: Sequence[Boxes],
         predictions: DensePredictions,
         prototypes: Tensor,
         sem_seg_logits: Tensor,
@@ -115,7 +148,7 @@ class YOLACTCriterion(nn.Module):
     ) -> dict[str, Tensor]:
         """
         Args:
-            anchors: A anchors, relative to the image.
+            anchor_levels: the anchors of each pyramid level, relative to the image; A in all.
             predictions: of N images.
             prototypes: (N, k, h, w).
             sem_seg_logits: (N, C, h', w').
@@ -128,6 +161,7 @@ class YOLACTCriterion(nn.Module):
             device, "loss_sem_seg" by the number of images, and "loss_cls" by
             max(positives, negatives / `negatives_per_positive`).
         """
+        anchors = Boxes.cat(list(anchor_levels))
         objects, crowds = zip(*(split_crowds(gt) for gt in gt_instances))
         gt_boxes = [relative_boxes(gt.gt_boxes, gt.image_size) for gt in objects]
         crowd_boxes = [relative_boxes(gt.gt_boxes, gt.image_size) for gt in crowds]
@@ -137,23 +171,15 @@ class YOLACTCriterion(nn.Module):
         ]
         num_positives = sum(len(t.positives) for t in targets)
 
-        loss_cls, num_negatives = classification_loss(
-            predictions.logits,
-            torch.stack([t.labels for t in targets]),
-            self.negatives_per_positive,
-            self.min_negatives_per_image,
-        )
-        log_anchor_counts(num_positives, num_negatives, len(targets))
+        loss_cls = self._softmax_loss(predictions.logits, targets)
         num_positives = max(num_positives, 1)
-        # Extra negatives count as if they had positives at the usual ratio.
-        normalizer = num_negatives / max(self.negatives_per_positive, 1)
         loss_box_reg = self._box_loss(anchors, predictions.deltas, targets, gt_boxes)
         samples = self._sample_masks(
             prototypes, predictions.coefficients, targets, gt_boxes, objects
         )
         mask_losses = [mask_loss(s.masks, s.gt_masks, s.gt_boxes) * s.weight for s in samples]
         losses = {
-            "loss_cls": loss_cls / normalizer.clamp(min=num_positives),
+            "loss_cls": loss_cls,
             "loss_box_reg": loss_box_reg / num_positives,
             "loss_mask": torch.stack(mask_losses).sum() / num_positives,
             "loss_sem_seg": self._sem_seg_loss(sem_seg_logits, objects) / len(objects),
@@ -185,11 +211,24 @@ class YOLACTCriterion(nn.Module):
         classes[positives] = gt_classes[matches]
         return AnchorTargets(classes, positives, matches)
 
+    def _softmax_loss(self, logits: Tensor, targets: Sequence[AnchorTargets]) -> Tensor:
+        loss, num_negatives = classification_loss(
+            logits,
+            torch.stack([t.labels for t in targets]),
+            self.negatives_per_positive,
+            self.min_negatives_per_image,
+        )
+        num_positives = sum(len(t.positives) for t in targets)
+        log_anchor_counts(num_positives, num_negatives, len(targets))
+        # Extra negatives count as if they had positives at the usual ratio.
+        normalizer = num_negatives / max(self.negatives_per_positive, 1)
+        return loss / normalizer.clamp(min=max(num_positives, 1))
+
     def _box_loss(
         self,
         anchors: Boxes,
         deltas: Tensor,
-        targets: list[AnchorTargets],
+        targets: Sequence[AnchorTargets],
         gt_boxes: list[Boxes],
     ) -> Tensor:
         losses = []
@@ -204,7 +243,7 @@ class YOLACTCriterion(nn.Module):
         self,
         prototypes: Tensor,
         coefficients: Tensor,
-        targets: list[AnchorTargets],
+        targets: Sequence[AnchorTargets],
         gt_boxes: list[Boxes],
         objects: Sequence[Instances],
     ) -> list[MaskSamples]:

@@ -73,6 +73,51 @@ def mask_loss(masks: Tensor, gt_masks: Tensor, gt_boxes: Tensor) -> Tensor:
     return (pixel_losses.sum(dim=(1, 2)) / Boxes(gt_boxes).area()).sum()
 
 
+def dice_loss(masks: Tensor, gt_masks: Tensor) -> Tensor:
+    """1 - Dice coefficient (arXiv 1606.04797, equation 1, without squares), smoothed by 1 cell.
+
+    Args:
+        masks: (P, h, w) in 0..1.
+        gt_masks: (P, h, w) bool.
+
+    Returns:
+        scalar, the sum over masks.
+    """
+    overlap = (masks * gt_masks).sum(dim=(1, 2))
+    total = masks.sum(dim=(1, 2)) + gt_masks.sum(dim=(1, 2))
+    return (1 - (2 * overlap + 1) / (total + 1)).sum()
+
+
+def quality_focal_loss(logits: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor:
+    """Quality focal loss (arXiv 2006.04388, equation 2): |target - p|^`gamma` x cross entropy.
+
+    Args:
+        logits, targets: of one shape; targets are in 0..1.
+
+    Returns:
+        not reduced.
+    """
+    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return losses * (targets - logits.sigmoid()).abs() ** gamma
+
+
+def varifocal_loss(
+    logits: Tensor, targets: Tensor, alpha: float = 0.75, gamma: float = 2.0
+) -> Tensor:
+    """Varifocal loss (arXiv 2008.13367, equation 2): cross entropy, weighted by the target where it
+    is above 0, and by `alpha` x p^`gamma` elsewhere.
+
+    Args:
+        logits, targets: of one shape; targets are in 0..1.
+
+    Returns:
+        not reduced.
+    """
+    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    weights = torch.where(targets > 0, targets, alpha * logits.detach().sigmoid() ** gamma)
+    return losses * weights
+
+
 def mask_iou(masks: Tensor, gt_masks: Tensor) -> Tensor:
     """IoU of each mask with its ground truth.
 

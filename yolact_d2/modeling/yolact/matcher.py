@@ -69,7 +69,7 @@ def match_anchors(
     matches = torch.zeros(len(anchors), dtype=torch.int64, device=device)
 
     if len(gt_boxes) > 0:
-        iou = _in_chunks(pairwise_iou, gt_boxes, anchors)
+        iou = in_chunks(pairwise_iou, gt_boxes, anchors)
         best_iou, matches = iou.max(dim=0)
         labels[best_iou >= low] = IGNORE
         labels[best_iou >= high] = FOREGROUND
@@ -79,14 +79,25 @@ def match_anchors(
         labels[own_anchor[has_anchor]] = FOREGROUND
         matches[own_anchor[has_anchor]] = has_anchor
 
-    if len(crowd_boxes) > 0:
-        overlap = _in_chunks(pairwise_ioa, crowd_boxes, anchors).amax(dim=0)
-        labels[(overlap > crowd_overlap_thresh) & (labels != FOREGROUND)] = IGNORE
-
+    ignore_crowds(labels, anchors, crowd_boxes, crowd_overlap_thresh)
     return matches, labels
 
 
-def _in_chunks(pairwise: Callable[[Boxes, Boxes], Tensor], boxes: Boxes, anchors: Boxes) -> Tensor:
+def ignore_crowds(
+    labels: Tensor, anchors: Boxes, crowd_boxes: Boxes, crowd_overlap_thresh: float
+) -> None:
+    """Label anchors in crowd regions IGNORE, in place, unless they are FOREGROUND.
+
+    Args:
+        labels: (A,), as :func:`match_anchors` returns them.
+        anchors, crowd_boxes, crowd_overlap_thresh: see :func:`match_anchors`.
+    """
+    if len(crowd_boxes) > 0:
+        overlap = in_chunks(pairwise_ioa, crowd_boxes, anchors).amax(dim=0)
+        labels[(overlap > crowd_overlap_thresh) & (labels != FOREGROUND)] = IGNORE
+
+
+def in_chunks(pairwise: Callable[[Boxes, Boxes], Tensor], boxes: Boxes, anchors: Boxes) -> Tensor:
     """`pairwise(boxes, anchors)`, but for a few boxes at a time: Detectron2's pairwise functions
     need six times the memory of their result."""
     result = boxes.tensor.new_empty((len(boxes), len(anchors)))

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from ..instance_detector import InstanceDetector, clamp_finite, output_size
 from ..tracing import is_tracing
 from ..weight_init import xavier_uniform_init
-from .anchors import are_relative
-from .criterion import YOLACTCriterion
-from .head import DensePredictions, YOLACTHead
+from .anchors import DistanceTransform, are_relative, build_box_transform
+from .criterion import build_criterion
+from .head import DensePredictions, build_head, class_scores
 from .mask_iou_head import MaskIoUHead
 from .masks import clip_boxes, paste_masks, scale_boxes, soft_masks
 from .nms import Detections, fast_nms, get_nms
@@ -44,11 +44,11 @@ class YOLACT(InstanceDetector):
         self,
         *,
         backbone: Backbone,
-        head: YOLACTHead,
+        head: nn.Module,
         head_in_features: Sequence[str],
         protonet: nn.Module,
         anchor_generator: nn.Module,
-        box2box_transform: Box2BoxTransform,
+        box2box_transform: Box2BoxTransform | DistanceTransform,
         criterion: nn.Module,
         num_classes: int,
         image_size: int,
@@ -68,7 +68,8 @@ class YOLACT(InstanceDetector):
         """
         Args:
             backbone: returns a feature pyramid.
-            head: predicts classes, boxes and coefficients of all anchors.
+            head: predicts classes, boxes and coefficients of all anchors, see
+                :class:`YOLACTHead`.
             head_in_features: names of the pyramid levels, finest first.
             protonet: predicts the prototypes from the finest level.
             anchor_generator: returns the anchors of each level.
@@ -138,10 +139,10 @@ class YOLACT(InstanceDetector):
             mask_iou_head = MaskIoUHead(cfg, mask_size)
         return {
             **shared,
-            "head": YOLACTHead(cfg, feature_shapes),
+            "head": build_head(cfg, feature_shapes),
             "protonet": build_protonet(cfg, feature_shapes[0]),
-            "box2box_transform": Box2BoxTransform(weights=cfg.MODEL.YOLACT.BBOX_REG_WEIGHTS),
-            "criterion": YOLACTCriterion(cfg),
+            "box2box_transform": build_box_transform(cfg),
+            "criterion": build_criterion(cfg),
             "num_classes": cfg.MODEL.YOLACT.NUM_CLASSES,
             "image_size": cfg.INPUT.IMAGE_SIZE,
             "nms": get_nms(cfg.MODEL.YOLACT.NMS),
@@ -182,27 +183,27 @@ class YOLACT(InstanceDetector):
         features = [features[name] for name in self.head_in_features]
         predictions = self.head(features)
         prototypes = self.protonet(features[0])
-        anchors = Boxes.cat(self.anchor_generator(features))
+        anchor_levels = self.anchor_generator(features)
         sem_seg_logits = self.sem_seg_conv(features[0]).float() if self.training else None
 
         # The network may run in mixed precision; losses and postprocessing need float32.
         predictions = DensePredictions(*(x.float() for x in predictions))
         prototypes = prototypes.float()
         with torch.autocast(self.device.type, enabled=False):
+            inference = partial(
+                self.forward_inference, Boxes.cat(anchor_levels), predictions, prototypes
+            )
             if self.training:
-                self.visualize_if_due(
-                    batched_inputs,
-                    partial(self.forward_inference, anchors, predictions, prototypes),
-                )
+                self.visualize_if_due(batched_inputs, inference)
                 return self.criterion(
-                    anchors,
+                    anchor_levels,
                     predictions,
                     prototypes,
                     sem_seg_logits,
                     [self.ground_truth(x) for x in batched_inputs],
                     self.mask_iou_head,
                 )
-            return self.forward_inference(anchors, predictions, prototypes, batched_inputs)
+            return inference(batched_inputs)
 
     def preprocess_image(self, batched_inputs: list[dict]) -> Tensor:
         """Resize to S x S, normalize and batch the images. A grayscale image becomes 3 channels.
@@ -284,7 +285,7 @@ class YOLACT(InstanceDetector):
             image; scores (D,) in descending order; classes (D,); coefficients (D, k). All are
             finite, even if the network's outputs are not; anchors with NaN scores are dropped.
         """
-        scores = predictions.logits.softmax(dim=-1)[:, :-1]
+        scores = class_scores(predictions.logits, self.head.has_background)
         is_candidate = scores.amax(dim=1) > self.test_anchor_score_thresh
         if is_tracing():  # the number of candidates would be a constant
             if self.nms is not fast_nms:
