@@ -95,6 +95,30 @@ def test_wrong_number_of_classes_is_refused_with_the_two_ways_out(tmp_path):
         assert "head.cls_score.weight (63, 256, 3, 3) for (243, 256, 3, 3)" in message
 
 
+def test_models_of_other_parts_are_refused_by_name(tmp_path):
+    papers, modern = build("yolact_hard_shapes"), build("yolact_modern_shapes")
+    sigmoid = build(
+        "yolact_hard_shapes",
+        *("MODEL.YOLACT.CRITERION", "ComposedCriterion", "MODEL.YOLACT.CLS_LOSS_TYPE", "bce"),
+    )
+    old = save(tmp_path, papers.state_dict(), "old.pth")
+    new = save(tmp_path, modern.state_dict(), "new.pth")
+    for warm_start in (False, True):
+        message = refused(modern, old, warm_start)
+        assert "this is YOLACT with ResNet-50, 8 classes, 6 anchors a cell;" in message
+        assert "8 classes, 1 anchors a cell, DecoupledHead, without a background class" in message
+        assert "NEW_CLASSES" not in message
+        assert "missing: head.conv.weight" in refused(papers, new, warm_start)
+    message = refused(sigmoid, old, warm_start=False)
+    assert "8 classes, 6 anchors a cell, without a background class" in message
+    assert "head.cls_score.weight (54, 128, 3, 3) for (48, 128, 3, 3)" in message
+    YOLACTCheckpointer(sigmoid).warm_start(old)  # with another class layer
+    assert torch.equal(sigmoid.head.bbox_pred.weight, papers.head.bbox_pred.weight)
+    seven = build("yolact_hard_shapes", "MODEL.YOLACT.NUM_CLASSES", 7)
+    for model, other in ((sigmoid, seven), (seven, sigmoid)):  # as many outputs
+        assert "sem_seg_conv" in refused(model, save(tmp_path, other.state_dict()))
+
+
 def test_incomplete_and_foreign_checkpoints_are_refused(tmp_path):
     model = build("yolact_shapes")
     tensors = {k: v for k, v in model.state_dict().items() if not k.startswith("head.")}

@@ -126,6 +126,11 @@ def test_models_with_a_backbone_of_timm(tmp_path):
     [
         ("masks", "float", {}),
         (
+            "masks",
+            "uint8",
+            {"config": "yolact_modern_shapes", "MODEL__YOLACT__HEAD_CONV_DIM": 64},
+        ),
+        (
             "full",
             "uint8",
             {"INPUT__FORMAT": "L", "MODEL__PIXEL_MEAN": [99.0], "MODEL__PIXEL_STD": [50.0]},

@@ -25,6 +25,23 @@ MODELS = {
         YOLACT_LOSSES,
         {"loss_sem_seg", "loss_cls"},
     ),
+    "modern yolact": (
+        # Group norm needs more than one value in each of its 32 groups.
+        partial(tiny_yolact, "yolact_modern_shapes", MODEL__YOLACT__HEAD_CONV_DIM=64),
+        YOLACT_LOSSES,
+        {"loss_sem_seg", "loss_cls"},
+    ),
+    "yolact of other parts": (
+        partial(
+            tiny_yolact,
+            MODEL__YOLACT__CRITERION="ComposedCriterion",
+            MODEL__YOLACT__ASSIGNER="atss",
+            MODEL__YOLACT__CLS_LOSS_TYPE="varifocal",
+            MODEL__YOLACT__BBOX_REG_LOSS_TYPE="ciou",
+        ),
+        YOLACT_LOSSES,
+        {"loss_sem_seg", "loss_cls"},
+    ),
     "embedmask": (tiny_embedmask, EMBEDMASK_LOSSES, {"loss_cls"}),
     "embedmask with smooth loss": (
         partial(tiny_embedmask, MODEL__EMBEDMASK__LOSS_SMOOTH_WEIGHT=0.1),
@@ -36,7 +53,7 @@ BOXES = [[4, 4, 40, 50], [30, 10, 90, 60], [60, 2, 70, 9]]
 NAN, INF = float("nan"), float("inf")
 
 
-@pytest.fixture(params=["yolact", "yolact++", "embedmask"])
+@pytest.fixture(params=["yolact", "yolact++", "modern yolact", "embedmask"])
 def model(request):
     return MODELS[request.param][0]()
 
@@ -142,7 +159,13 @@ def test_images_that_are_not_finite(model, value):
 
 @pytest.mark.parametrize("value", [INF, -INF, NAN])
 @pytest.mark.parametrize(
-    "kind, part", [("yolact++", "head"), ("yolact++", "protonet"), ("embedmask", "head")]
+    "kind, part",
+    [
+        ("yolact++", "head"),
+        ("yolact++", "protonet"),
+        ("modern yolact", "head"),
+        ("embedmask", "head"),
+    ],
 )
 def test_outputs_of_the_network_that_are_not_finite(kind, part, value):
     def spoil(module, args, output):
@@ -157,7 +180,7 @@ def test_outputs_of_the_network_that_are_not_finite(kind, part, value):
         assert_usable(model.eval()([x])[0]["instances"])
 
 
-@pytest.mark.parametrize("kind", ["yolact", "yolact++", "embedmask"])
+@pytest.mark.parametrize("kind", ["yolact", "yolact++", "modern yolact", "embedmask"])
 def test_autocast(kind):
     # Where P6 is one cell, the gradient of P7's weight is not initialised in PyTorch 2.14, in
     # bfloat16 on CPUs with instructions for it.
@@ -171,7 +194,9 @@ def test_autocast(kind):
     assert dtypes == {torch.bfloat16}
     for name, loss in losses.items():
         assert loss.dtype == torch.float32
-        assert loss.item() == pytest.approx(expected[name].item(), rel=0.03), name
+        # Rounding moves cells of masks across the threshold, and with them the IoUs.
+        tolerance = 0.1 if name == "loss_mask_iou" else 0.03
+        assert loss.item() == pytest.approx(expected[name].item(), rel=tolerance), name
     sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
     assert_usable(found)

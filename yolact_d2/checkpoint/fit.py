@@ -114,8 +114,9 @@ def describe(state_dict: StateDict) -> str:
     """Say in a few words which model a state dict, under any known names, belongs to."""
     ours = translate(state_dict)
     backbone = _backbone_name(ours)
-    # RetinaNet and FCOS have towers too, but none for masks.
-    is_other = any(key.startswith("head.cls_subnet.") for key in ours) and not is_embedmask(ours)
+    # RetinaNet and FCOS have towers too, but predict no masks.
+    has_towers = any(key.startswith("head.cls_subnet.") for key in ours)
+    is_other = has_towers and not (is_embedmask(ours) or "head.mask_coefficients.bias" in ours)
     if is_other or not any(key.startswith("head.") for key in ours):
         if backbone and all(k.startswith(_BOTTOM_UP) or _CLASSIFIER.search(k) for k in ours):
             return f"a bare {backbone}"
@@ -136,6 +137,10 @@ def describe(state_dict: StateDict) -> str:
         return f"{model} with {backbone}, {num_classes} classes"
     num_anchors = len(ours["head.bbox_pred.bias"]) // 4
     text = f"{model} with {backbone}, {num_classes} classes, {num_anchors} anchors a cell"
+    if has_towers:
+        text += ", DecoupledHead"
+    if not _has_background(ours):
+        text += ", without a background class"
     if num_deformable:
         text += f", {num_deformable} deformable blocks"
     if rescoring:
@@ -149,7 +154,17 @@ def _num_classes(ours: StateDict) -> int | None:
     if is_embedmask(ours):
         return num_outputs or None
     num_anchors = len(ours.get("head.bbox_pred.bias", ())) // 4
-    return num_outputs // num_anchors - 1 if num_outputs and num_anchors else None
+    if not num_outputs or not num_anchors:
+        return None
+    return num_outputs // num_anchors - _has_background(ours)
+
+
+def _has_background(ours: StateDict) -> bool:
+    """Whether the class layer of a YOLACT has an output for background: one more than the
+    semantic segmentation, if there is one."""
+    num_anchors = len(ours["head.bbox_pred.bias"]) // 4
+    num_scores = len(ours.get("head.cls_score.bias", ())) // num_anchors
+    return num_scores != len(ours.get("sem_seg_conv.bias", ()))
 
 
 def _backbone_name(ours: StateDict) -> str | None:

@@ -9,7 +9,7 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 from plain import base_cfg, match_by_brute_force
 
-from yolact_d2.modeling import DensePredictions, MaskIoUHead
+from yolact_d2.modeling import ComposedCriterion, DensePredictions, MaskIoUHead
 from yolact_d2.modeling.yolact.criterion import YOLACTCriterion
 from yolact_d2.modeling.yolact.matcher import BACKGROUND, IGNORE
 
@@ -26,7 +26,7 @@ WEIGHTS = {  # other than the defaults
 TOLERANCE = 2e-5
 
 
-def _criterion(min_negatives=0, max_mask_positives=100, min_mask_iou_area=25):
+def _criterion(min_negatives=0, max_mask_positives=100, min_mask_iou_area=25, kind=YOLACTCriterion):
     cfg = base_cfg()
     yolact = cfg.MODEL.YOLACT
     yolact.NUM_CLASSES = NUM_CLASSES
@@ -34,7 +34,7 @@ def _criterion(min_negatives=0, max_mask_positives=100, min_mask_iou_area=25):
     yolact.MIN_NEGATIVES_PER_IMAGE = min_negatives
     yolact.MAX_MASK_POSITIVES = max_mask_positives
     yolact.MASK_IOU.MIN_AREA = min_mask_iou_area
-    return YOLACTCriterion(cfg)
+    return kind(cfg)
 
 
 def _mask_iou_head():
@@ -130,12 +130,12 @@ def _objects_and_crowds(gt):
 
 @torch.no_grad()
 def _plain_losses(
-    anchors, predictions, prototypes, sem_seg_logits, gt_instances, head, min_area, min_negatives=0
+    levels, predictions, prototypes, sem_seg_logits, gt_instances, head, min_area, min_negatives=0
 ):
     """The losses of a batch, and (mask loss, mask IoU loss) of each positive of each image."""
     sums, num_positives, num_negatives = dict.fromkeys(WEIGHTS, 0), 0, 0
     of_positives = []
-    anchors = anchors.tensor.double().numpy()
+    anchors = Boxes.cat(levels).tensor.double().numpy()
     for i, gt in enumerate(gt_instances):
         logits, deltas, coefficients = (x[i].detach().double().numpy() for x in predictions)
         boxes, classes, masks, crowds = _objects_and_crowds(gt)
@@ -209,7 +209,8 @@ def _batch(crowds_of_images, image_size=(48, 48), seed=0, num_anchors=50):
     )
     prototypes = torch.rand(n, NUM_PROTOTYPES, height // 4, width // 4, generator=generator) * 3
     sem_seg_logits = torch.randn(n, NUM_CLASSES, height // 8, width // 8, generator=generator)
-    return Boxes(anchors), predictions, prototypes, sem_seg_logits, gt_instances
+    levels = [Boxes(x) for x in anchors.split([num_anchors // 2, num_anchors - num_anchors // 2])]
+    return levels, predictions, prototypes, sem_seg_logits, gt_instances
 
 
 OBJECT, CROWD = False, True
@@ -235,18 +236,21 @@ def test_equals_the_plain_composition(images, image_size):
         expected, _ = _plain_losses(*batch, head, min_area, minimum)
         assert losses == pytest.approx(expected, rel=TOLERANCE)
     assert losses["loss_mask_iou"] > 0
+    # With the same parts, ComposedCriterion computes the same.
+    composed = _criterion(min_mask_iou_area=0, kind=ComposedCriterion)
+    assert _values(composed(*batch, head)) == pytest.approx(losses, rel=TOLERANCE)
     without_head = _values(_criterion()(*batch))
     assert without_head == {name: losses[name] for name in WEIGHTS if name != "loss_mask_iou"}
 
 
 @pytest.mark.parametrize("images", [[[], []], [[CROWD], [CROWD, CROWD]], [[]]])
 def test_losses_without_objects_are_zero_with_zero_gradients(images):
-    anchors, predictions, prototypes, sem_seg_logits, gt_instances = _batch(images)
-    head = _mask_iou_head()
+    batch, head = _batch(images), _mask_iou_head()
+    _, predictions, prototypes, sem_seg_logits, _ = batch
     leaves = [*predictions, prototypes, sem_seg_logits]
     for leaf in leaves:
         leaf.requires_grad_()
-    losses = _criterion()(anchors, predictions, prototypes, sem_seg_logits, gt_instances, head)
+    losses = _criterion()(*batch, head)
     assert all(losses[name].item() == 0 for name in WEIGHTS if name != "loss_sem_seg")
     background = torch.nn.functional.softplus(sem_seg_logits).mean(dim=(2, 3)).sum() / len(images)
     assert losses["loss_sem_seg"].item() == pytest.approx(
@@ -283,7 +287,7 @@ def test_without_gt_iscrowd_there_are_no_crowds():
 
 def test_gradients_reach_positives_and_hard_negatives_only():
     batch, head = _batch(BATCHES["objects and crowds"]), _mask_iou_head()
-    anchors, predictions, prototypes, _, gt_instances = batch
+    levels, predictions, prototypes, _, gt_instances = batch
     for x in (*predictions, prototypes):
         x.requires_grad_()
     losses = _criterion(min_mask_iou_area=0)(*batch, head)
@@ -293,7 +297,7 @@ def test_gradients_reach_positives_and_hard_negatives_only():
     sum(losses.values()).backward()
     for i, gt in enumerate(gt_instances):
         boxes, _, _, crowds = _objects_and_crowds(gt)
-        owners = _assign(anchors.tensor.tolist(), boxes, crowds)
+        owners = _assign(Boxes.cat(levels).tensor.tolist(), boxes, crowds)
         learns = {
             name: set(getattr(predictions, name).grad[i].any(dim=-1).nonzero().flatten().tolist())
             for name in predictions._fields

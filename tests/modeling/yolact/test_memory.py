@@ -47,7 +47,7 @@ def train(gt):
     logits, deltas, coefficients, prototypes, sem_seg_logits = outputs
     predictions = DensePredictions(logits, deltas, coefficients.tanh())
     losses = YOLACTCriterion(base_cfg())(
-        Boxes(boxes(ANCHORS)), predictions, prototypes.relu(), sem_seg_logits, [gt]
+        [Boxes(boxes(ANCHORS))], predictions, prototypes.relu(), sem_seg_logits, [gt]
     )
     sum(losses.values()).backward()
 

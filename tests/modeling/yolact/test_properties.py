@@ -178,7 +178,7 @@ def test_losses_and_gradients_are_finite(postprocessing, seed, largest, gt_insta
     raw_prototypes = outputs(largest[3], NUM_PROTOTYPES, 8, 8)
     sem_seg_logits = outputs(largest[4], NUM_CLASSES, 4, 4)
     losses = CRITERION(
-        _anchors(seed),
+        [_anchors(seed)],
         DensePredictions(logits, deltas, raw_coefficients.tanh()),
         raw_prototypes.relu(),
         sem_seg_logits,
