@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+"""Train variants of a model on the same data with several seeds, and compare their AP.
+
+The variants are in a YAML file, see tools/ablations/. Each run is a process of its own. Its result
+is kept in OUTPUT/<variant>/<seed>/result.json, so a program that was stopped goes on where it was.
+"""
+
+import argparse
+import gc
+import json
+import multiprocessing
+import os
+import resource
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from detectron2.engine import DefaultTrainer, default_setup
+from detectron2.evaluation import COCOEvaluator
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from yolact_d2 import load_config
+from yolact_d2.engine import Trainer
+
+
+class Run(NamedTuple):
+    """A training run."""
+
+    variant: str
+    config_file: str
+    opts: list[Any]
+    """Config overrides: KEY VALUE ..."""
+    folder: Path
+
+
+class Detectron2Trainer(DefaultTrainer):
+    """The trainer of Detectron2's own models."""
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name: str, output_folder: str | None = None):
+        return COCOEvaluator(dataset_name, output_dir=output_folder or cfg.OUTPUT_DIR)
+
+
+def read_runs(path: str, seeds: list[int], output: Path, opts: list[str]) -> list[Run]:
+    """The runs of a file of variants, seed by seed.
+
+    The file has "config", the config file of all variants that have none of their own; "opts", a
+    dict of config overrides that all variants share; and "variants", the dict of overrides of each
+    variant, in which "config" is its config file.
+
+    Args:
+        opts: further overrides.
+    """
+    content = yaml.safe_load(Path(path).read_text())
+    unknown = set(content) - {"config", "opts", "variants"}
+    if unknown or not content.get("variants"):
+        raise ValueError(f"{path} must have config, opts and variants, and has {sorted(content)}")
+    runs = []
+    for seed in seeds:
+        for name, own in content["variants"].items():
+            keys = {**content.get("opts", {}), **(own or {})}
+            config = keys.pop("config", content.get("config"))
+            folder = output / name.replace("/", "-") / str(seed)
+            keys |= {"SEED": seed, "OUTPUT_DIR": str(folder)}
+            overrides = [x for item in keys.items() for x in item] + opts
+            runs.append(Run(name, config, overrides, folder))
+    return runs
+
+
+def train(run: Run, threads: int) -> None:
+    """Train and evaluate in this process, and write result.json."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (log.txt has the same)
+    torch.set_num_threads(threads)
+    cfg = load_config(run.config_file, run.opts)
+    cfg.freeze()
+    default_setup(cfg, argparse.Namespace())
+    is_ours = hasattr(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), "config_node")
+    trainer = (Trainer if is_ours else Detectron2Trainer)(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    metrics = trainer._last_eval_results
+    num_parameters = sum(p.numel() for p in trainer.model.parameters())
+    del trainer
+    gc.collect()  # ends the workers of the loaders, whose time counts
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    result = {
+        "opts": run.opts,
+        "box_ap": metrics["bbox"]["AP"],
+        "mask_ap": metrics["segm"]["AP"],
+        "num_parameters": num_parameters,
+        "cpu_seconds": sum(u.ru_utime + u.ru_stime for u in usage),
+    }
+    (run.folder / "result.json").write_text(json.dumps(result, indent=1))
+
+
+def read_result(run: Run) -> dict[str, Any] | None:
+    """The result of a run, None if it is missing or was made with other overrides."""
+    path = run.folder / "result.json"
+    result = json.loads(path.read_text()) if path.is_file() else {}
+    return result if result.get("opts") == json.loads(json.dumps(run.opts)) else None
+
+
+def execute(run: Run, threads: int) -> dict[str, Any] | None:
+    """The result of a run, which is trained in another process if there is none; None if it
+    failed."""
+    if read_result(run) is None:
+        process = multiprocessing.get_context("spawn").Process(target=train, args=(run, threads))
+        process.start()
+        process.join()
+    result = read_result(run)
+    outcome = f"mask AP {result['mask_ap']:.2f}" if result else "FAILED"
+    print(f"{run.variant}, {run.folder}: {outcome}", flush=True)
+    return result
+
+
+def spread(values: list[float]) -> str:
+    return f"{np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+
+
+def table(runs: list[Run], results: list[dict[str, Any] | None]) -> str:
+    """A Markdown table: mean, least and largest AP of the seeds of each variant."""
+    lines = [
+        "| variant | parameters | CPU minutes | box AP | mask AP |",
+        "|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(run.variant for run in runs):
+        own = [x for run, x in zip(runs, results) if run.variant == name and x is not None]
+        if own:
+            millions = own[0]["num_parameters"] / 1e6
+            minutes = np.mean([x["cpu_seconds"] for x in own]) / 60
+            aps = [spread([x[key] for x in own]) for key in ("box_ap", "mask_ap")]
+            lines.append(f"| {name} | {millions:.2f} M | {minutes:.1f} | {aps[0]} | {aps[1]} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("variants", help="YAML file")
+    parser.add_argument("--output", type=Path, required=True, help="folder")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--threads", type=int, default=1, help="of each run")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ...")
+    args = parser.parse_args()
+    try:
+        runs = read_runs(args.variants, args.seeds, args.output, args.opts)
+        for run in runs:
+            load_config(run.config_file, run.opts)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        parser.error(str(error))
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        results = list(pool.map(lambda run: execute(run, args.threads), runs))
+    text = table(runs, results)
+    (args.output / "table.md").write_text(text + "\n")
+    print(text)
+    return int(None in results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
