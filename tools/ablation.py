@@ -149,7 +149,7 @@ def main() -> int:
     try:
         runs = read_runs(args.variants, args.seeds, args.output, args.opts)
         for run in runs:
-            load_config(run.config_file, run.opts)
+            load_config(run.config_file, run.opts, keep_device=True)
     except (OSError, ValueError, yaml.YAMLError) as error:
         parser.error(str(error))
     os.environ["OMP_NUM_THREADS"] = str(args.threads)

@@ -27,6 +27,9 @@ def test_metadata():
         assert pascal.image_root == os.path.join(root, "sbd", "img")
         assert shapes.json_file == f"{root}/shapes/annotations/instances_{split}.json"
         assert shapes.image_root == os.path.join(root, "shapes", split)
+    hard = MetadataCatalog.get("shapes_hard_test")
+    assert hard.thing_classes == [*SHAPE_CLASSES, "cross", "arrow", "crescent", "half disc"]
+    assert hard.json_file == f"{root}/shapes_hard/annotations/instances_test.json"
 
 
 def test_pascal_json_of_the_authors_script(tmp_path):

@@ -137,6 +137,43 @@ def test_masks_are_visible_parts_without_holes(masks_by_image):
     assert shared_borders > 0  # some objects lie on top of others
 
 
+def test_the_hard_setting(tmp_path):
+    """More and smaller objects of 8 classes, more of which are covered."""
+    shapes.generate_shapes(tmp_path, 30, 1, num_test=2, setting=shapes.HARD)
+    sizes, counts, covered = [], [], []
+    classes = set()
+    for split, num in (("train", 30), ("val", 1), ("test", 2)):
+        coco = COCO(str(tmp_path / "annotations" / f"instances_{split}.json"))
+        assert len(coco.imgs) == len(list((tmp_path / split).iterdir())) == num
+        assert [c["name"] for c in coco.dataset["categories"]] == [*shapes.HARD.classes]
+        for image in coco.imgs.values():
+            annotations = coco.imgToAnns[image["id"]]
+            counts.append(len(annotations))
+            sizes += [a["area"] ** 0.5 / min(image["height"], image["width"]) for a in annotations]
+            classes |= {a["category_id"] for a in annotations}
+            boxes = np.array([a["bbox"] for a in annotations])
+            first, last = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+            touching = (first[:, None] < last) & (last[:, None] > first)
+            covered.append((touching.all(axis=2).sum() - len(boxes)) / len(boxes))
+    assert classes == set(range(1, 9))
+    assert 4 <= np.mean(counts) and max(counts) <= 12
+    assert min(sizes) < 0.08 and np.median(sizes) < 0.2 and max(sizes) <= 0.4
+    assert np.mean(covered) > 0.5
+
+
+@pytest.mark.parametrize("name", shapes.UPRIGHT_OUTLINES)
+def test_outlines_are_simple_and_upright(name):
+    """Each has its area, 1, once, and is symmetric, but for its tilt."""
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        outline = shapes._random_outline(rng, name)
+        fine = np.round((outline + 2) * 400).astype(np.int32)
+        canvas = cv2.fillPoly(np.zeros((1600, 1600), np.uint8), [fine], 1)
+        assert canvas.sum() / 400**2 == pytest.approx(1, abs=0.02)
+        assert cv2.connectedComponents(canvas)[0] == 2
+        assert np.abs(outline.mean(axis=0)).max() < 0.3
+
+
 def test_loading_generates_the_dataset(tmp_path, monkeypatch):
     generate = partial(shapes.generate_shapes, num_train=3, num_val=2)
     monkeypatch.setattr(shapes, "generate_shapes", generate)
