@@ -12,8 +12,13 @@ import sys
 import torch
 
 from yolact_d2.checkpoint import from_official, read_state_dict, to_official
-from yolact_d2.checkpoint.fit import describe
-from yolact_d2.checkpoint.names import is_official, unknown_keys, without_prefix
+from yolact_d2.checkpoint.fit import describe, has_background
+from yolact_d2.checkpoint.names import (
+    is_embedmask,
+    is_official,
+    unknown_keys,
+    without_prefix,
+)
 from yolact_d2.files import atomic_write, check_writable
 
 
@@ -37,7 +42,10 @@ def main() -> int:
             f"{args.input} is {describe(state_dict)}, with unknown tensors, such as "
             f"{', '.join(unknown[:3])}"
         )
-    if is_official(state_dict):
+    theirs = is_official(state_dict)
+    if not (theirs or is_embedmask(state_dict) or has_background(state_dict)):
+        parser.error(f"{args.input} is {describe(state_dict)}: the authors' code has no such model")
+    if theirs:
         converted = {"model": from_official(state_dict), "__author__": "yolact_d2"}
     else:
         converted = to_official(state_dict)

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from checkpoints import build
 from processes import REPO, assert_refused, run_here
 
 
@@ -45,4 +46,10 @@ def test_bad_input_is_an_error(tmp_path, official):
         assert_refused(done, tmp_path / name)
     assert_refused(outputs[-1], "maskiou_net.0.weight")
     assert_refused(convert(tmp_path / "official.pth", tmp_path / "out.onnx"), "is a .pth file")
+    for config in ("yolact_modern_shapes", "yolact_hard_shapes"):
+        model = build(config, "MODEL.YOLACT.CRITERION", "ComposedCriterion",
+                      "MODEL.YOLACT.CLS_LOSS_TYPE", "bce")  # fmt: skip
+        torch.save(model.state_dict(), tmp_path / "modern.pth")
+        done = convert(tmp_path / "modern.pth", tmp_path / "out.pth")
+        assert_refused(done, "8 classes", "without a background class")
     assert not list(tmp_path.glob("out.*"))

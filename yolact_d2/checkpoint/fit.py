@@ -139,7 +139,7 @@ def describe(state_dict: StateDict) -> str:
     text = f"{model} with {backbone}, {num_classes} classes, {num_anchors} anchors a cell"
     if has_towers:
         text += ", DecoupledHead"
-    if not _has_background(ours):
+    if not has_background(ours):
         text += ", without a background class"
     if num_deformable:
         text += f", {num_deformable} deformable blocks"
@@ -156,15 +156,17 @@ def _num_classes(ours: StateDict) -> int | None:
     num_anchors = len(ours.get("head.bbox_pred.bias", ())) // 4
     if not num_outputs or not num_anchors:
         return None
-    return num_outputs // num_anchors - _has_background(ours)
+    return num_outputs // num_anchors - has_background(ours)
 
 
-def _has_background(ours: StateDict) -> bool:
-    """Whether the class layer of a YOLACT has an output for background: one more than the
-    semantic segmentation, if there is one."""
-    num_anchors = len(ours["head.bbox_pred.bias"]) // 4
-    num_scores = len(ours.get("head.cls_score.bias", ())) // num_anchors
-    return num_scores != len(ours.get("sem_seg_conv.bias", ()))
+def has_background(ours: StateDict) -> bool:
+    """Whether the class layer of a YOLACT has an output for background, unlike that of the
+    semantic segmentation."""
+    num_outputs, num_deltas, num_classes = (
+        len(ours.get(f"{name}.bias", ()))
+        for name in ("head.cls_score", "head.bbox_pred", "sem_seg_conv")
+    )
+    return num_classes == 0 or num_outputs != num_deltas // 4 * num_classes
 
 
 def _backbone_name(ours: StateDict) -> str | None:

@@ -213,6 +213,7 @@ def load(*opts):
         ("HEAD", "FCOSHead", "DecoupledHead, YOLACTHead"),
         ("HEAD_CONV_DIM", 48, "not a multiple of 32"),
         ("HEAD_NUM_CONVS", 0, "not 1 or more"),
+        ("TASK_ALIGNED.TOPK", 0, "not 1 or more"),
         ("PRIOR_PROB", 1.0, "not between 0 and 1"),
     ],
 )

@@ -24,12 +24,13 @@ from .criterion import (
     AnchorTargets,
     MaskSamples,
     YOLACTCriterion,
+    anchor_targets,
     relative_boxes,
 )
 from .head import DensePredictions, class_scores
 from .losses import dice_loss, mask_loss, quality_focal_loss, varifocal_loss
 from .mask_iou_head import MaskIoUHead
-from .matcher import FOREGROUND, IGNORE, ignore_crowds
+from .matcher import ignore_crowds
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 CLASS_LOSSES: dict[str, Loss | None] = {
@@ -102,6 +103,10 @@ class ComposedCriterion(YOLACTCriterion):
     @classmethod
     def from_config(cls, cfg):
         node = cfg.MODEL.YOLACT
+        if node.TASK_ALIGNED.TOPK < 1:
+            raise ValueError(
+                f"MODEL.YOLACT.TASK_ALIGNED.TOPK is {node.TASK_ALIGNED.TOPK}, not 1 or more"
+            )
         aligned = {key.lower(): value for key, value in node.TASK_ALIGNED.items()}
         assigners = {
             "max_iou": partial(assign_by_iou, iou_thresholds=node.IOU_THRESHOLDS),
@@ -180,14 +185,10 @@ class ComposedCriterion(YOLACTCriterion):
         matches, labels, quality = self.assigner(candidates)
         anchors = Boxes.cat(list(candidates.anchors))
         ignore_crowds(labels, anchors, crowd_boxes, self.crowd_overlap_thresh)
-        positives = (labels == FOREGROUND).nonzero().squeeze(1)
-        matches = matches[positives]
-        classes = torch.full_like(labels, self.num_classes, dtype=torch.int64)
-        classes[labels == IGNORE] = -1
-        classes[positives] = candidates.gt_classes[matches]
+        targets = anchor_targets(matches, labels, candidates.gt_classes, self.num_classes)
         if quality is None:
             quality = torch.ones_like(candidates.boxes[:, 0])
-        return AnchorTargets(classes, positives, matches), quality[positives]
+        return targets, quality[targets.positives]
 
     def _class_loss(
         self, logits: Tensor, targets: Sequence[AnchorTargets], positives: Positives

@@ -169,17 +169,14 @@ class YOLACTCriterion(nn.Module):
             self.label_anchors(anchors, boxes, gt.gt_classes, crowd)
             for boxes, gt, crowd in zip(gt_boxes, objects, crowd_boxes)
         ]
-        num_positives = sum(len(t.positives) for t in targets)
-
-        loss_cls = self._softmax_loss(predictions.logits, targets)
-        num_positives = max(num_positives, 1)
+        num_positives = max(sum(len(t.positives) for t in targets), 1)
         loss_box_reg = self._box_loss(anchors, predictions.deltas, targets, gt_boxes)
         samples = self._sample_masks(
             prototypes, predictions.coefficients, targets, gt_boxes, objects
         )
         mask_losses = [mask_loss(s.masks, s.gt_masks, s.gt_boxes) * s.weight for s in samples]
         losses = {
-            "loss_cls": loss_cls,
+            "loss_cls": self._softmax_loss(predictions.logits, targets),
             "loss_box_reg": loss_box_reg / num_positives,
             "loss_mask": torch.stack(mask_losses).sum() / num_positives,
             "loss_sem_seg": self._sem_seg_loss(sem_seg_logits, objects) / len(objects),
@@ -204,12 +201,7 @@ class YOLACTCriterion(nn.Module):
         matches, labels = match_anchors(
             anchors, gt_boxes, crowd_boxes, self.iou_thresholds, self.crowd_overlap_thresh
         )
-        positives = (labels == FOREGROUND).nonzero().squeeze(1)
-        matches = matches[positives]
-        classes = torch.full_like(labels, self.num_classes, dtype=torch.int64)
-        classes[labels == IGNORE] = -1
-        classes[positives] = gt_classes[matches]
-        return AnchorTargets(classes, positives, matches)
+        return anchor_targets(matches, labels, gt_classes, self.num_classes)
 
     def _softmax_loss(self, logits: Tensor, targets: Sequence[AnchorTargets]) -> Tensor:
         loss, num_negatives = classification_loss(
@@ -283,6 +275,24 @@ class YOLACTCriterion(nn.Module):
             gt_masks = resize_masks(gt.gt_masks.tensor, logits_i.shape[1:])
             losses.append(semantic_segmentation_loss(logits_i, gt_masks, gt.gt_classes))
         return torch.stack(losses).sum()
+
+
+def anchor_targets(
+    matches: Tensor, labels: Tensor, gt_classes: Tensor, num_classes: int
+) -> AnchorTargets:
+    """The training targets of anchors that are matched with objects.
+
+    Args:
+        matches, labels: (A,), see :func:`match_anchors`.
+        gt_classes: (G,)
+        num_classes: C.
+    """
+    positives = (labels == FOREGROUND).nonzero().squeeze(1)
+    matches = matches[positives]
+    classes = torch.full_like(labels, num_classes, dtype=torch.int64)
+    classes[labels == IGNORE] = -1
+    classes[positives] = gt_classes[matches]
+    return AnchorTargets(classes, positives, matches)
 
 
 def relative_boxes(boxes: Boxes, image_size: tuple[int, int]) -> Boxes:
