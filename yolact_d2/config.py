@@ -85,6 +85,19 @@ def _add_yolact_keys(cfg: CN) -> None:
     cfg.INPUT.AUG.CROP = True
     # Smallest side of the patch of CROP, as a fraction of the image's.
     cfg.INPUT.AUG.CROP_MIN_RATIO = 0.3
+    # [smallest, largest] scale, such as [0.1, 2.0], of large-scale jitter: the image is resized to
+    # fit scale * S, keeping its aspect ratio, then cropped, or padded with EXPAND_COLOR, to S x S.
+    # It replaces EXPAND and CROP, which are then not applied, and the resize to S. []: off.
+    cfg.INPUT.AUG.SCALE_JITTER = []
+    # Probability that an image becomes a mosaic of it and three others, after all of the above.
+    cfg.INPUT.AUG.MOSAIC_PROB = 0.0
+    # Probability that objects of another image are pasted on the image, last. Each is pasted with
+    # probability 1/2.
+    cfg.INPUT.AUG.COPY_PASTE_PROB = 0.0
+
+    # f: in training the model resizes each batch to a random side, a multiple of 32 in
+    # S * (1 - f) to S * (1 + f), instead of S. Not for backbones that take one image size only.
+    cfg.INPUT.MULTI_SCALE = 0.0
 
     # Freeze batch norm (statistics, scale and shift) if a device sees fewer images per step.
     cfg.MODEL.BACKBONE.FREEZE_BN_BELOW = 6

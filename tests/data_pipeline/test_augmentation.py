@@ -1,6 +1,7 @@
 """Augmentations against plain formulas, and the distributions of their random parameters."""
 
 import colorsys
+import itertools
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from plain import base_cfg, bilinear
 from yolact_d2 import model_zoo
 from yolact_d2.data.augmentation import (
     ExpandTransform,
+    FixedSizeCrop,
     PatchTransform,
     RandomExpand,
     RandomFlip,
     RandomPatch,
     RandomPhotometric,
+    ResizeScale,
     adjust_colors,
     build_augmentation,
 )
@@ -251,6 +254,82 @@ def test_random_patch_keeps_images_whole_without_an_object_in_reach():
         assert unchanged == 50
     rects, _ = _patches((1, 2), [[0, 0, 1, 1]], 50)
     assert len(rects) > 0 and (rects[:, 2:] >= 1).all()
+
+
+# Large-scale jitter
+
+
+def test_jitter_replaces_expansion_crop_and_resize():
+    jitter = ["INPUT.AUG.SCALE_JITTER", [0.1, 2.0]]
+    for color, image_format, fill in (
+        ([1.0, 20.0, 300.0], "BGR", (1.0, 20.0, 300.0)),
+        ([7.0], "L", (7.0,)),
+    ):
+        colors = ["INPUT.AUG.EXPAND_COLOR", color, "INPUT.FORMAT", image_format]
+        augmentations = build_augmentation(_cfg(*jitter, *colors))[2:]
+        assert [type(a) for a in augmentations] == [
+            RandomPhotometric, ResizeScale, FixedSizeCrop, RandomFlip
+        ]  # fmt: skip
+        _, resize, crop, _ = augmentations
+        assert (resize.min_scale, resize.max_scale) == (0.1, 2.0)
+        assert (resize.target_height, resize.target_width) == crop.crop_size == (192, 192)
+        assert crop.fill == fill and crop.pad
+
+
+@pytest.mark.parametrize("size", [(60, 90), (90, 60), (200, 130), (3, 200)])
+def test_jitter_resizes_then_crops_or_pads(size):
+    side, fill = 64, (1.0, 20.0, 250.0)
+    _, _, resize, crop = build_augmentation(
+        _cfg("INPUT.AUG.SCALE_JITTER", [0.3, 2.0], "INPUT.AUG.EXPAND_COLOR", list(fill),
+             "INPUT.IMAGE_SIZE", side, "INPUT.AUG.PHOTOMETRIC", False, "INPUT.RANDOM_FLIP", "none")
+    )  # fmt: skip
+    image, (height, width) = _random_image(*size), size
+    mask = (image[..., 0] > 100).astype(np.uint8)
+    scales, num_cropped, num_padded = [], 0, 0
+    for seed in range(20):
+        np.random.seed(seed)
+        first = resize.get_transform(image)
+        resized = first.apply_image(image)
+        scale = max(first.new_h, first.new_w) / side
+        scales.append(scale)
+        expected = [max(round(x / max(size) * side * scale), 1) for x in size]
+        assert np.abs(np.subtract([first.new_h, first.new_w], expected)).max() <= 1
+        np.testing.assert_allclose(
+            resized[..., 1], bilinear(image[..., 1], first.new_h, first.new_w), atol=0.02
+        )
+        second = crop.get_transform(resized)
+        both = T.TransformList([first, second])
+        result, moved_mask = second.apply_image(resized), both.apply_segmentation(mask)
+        assert result.dtype == np.float32 and moved_mask.dtype == np.uint8
+        assert result.shape == (side, side, 3) and moved_mask.shape == (side, side)
+
+        x0, y0 = second.transforms[0].x0, second.transforms[0].y0
+        assert 0 <= x0 <= max(first.new_w - side, 0) and 0 <= y0 <= max(first.new_h - side, 0)
+        small_mask = first.apply_segmentation(mask)
+        for y, x in itertools.product(range(0, side, 3), range(0, side, 3)):
+            if y + y0 < first.new_h and x + x0 < first.new_w:
+                np.testing.assert_array_equal(result[y, x], resized[y + y0, x + x0])
+                assert moved_mask[y, x] == small_mask[y + y0, x + x0]
+            else:
+                np.testing.assert_array_equal(result[y, x], fill)
+                assert moved_mask[y, x] == 0
+        factors = np.array([first.new_w / width, first.new_h / height] * 2)
+        np.testing.assert_allclose(
+            both.apply_box(np.array(BOXES)), BOXES * factors - [x0, y0, x0, y0]
+        )
+        [polygon] = both.apply_polygons([np.array(POINTS)])
+        np.testing.assert_allclose(polygon, POINTS * factors[:2] - [x0, y0])
+        num_cropped += max(first.new_h, first.new_w) > side
+        num_padded += min(first.new_h, first.new_w) < side
+    assert min(scales) < 0.5 and max(scales) > 1.7 and num_cropped > 5 and num_padded > 5
+
+
+@pytest.mark.parametrize(
+    "value", [[1.0], [0.0, 1.0], [2.0, 0.1], [-1.0, 1.0], [0.1, 1.0, 2.0], [0.5, float("inf")]]
+)
+def test_invalid_jitter_is_named(value):
+    with pytest.raises(ValueError, match=r"INPUT.AUG.SCALE_JITTER is \["):
+        build_augmentation(_cfg("INPUT.AUG.SCALE_JITTER", value))
 
 
 # Resize and config

@@ -42,9 +42,10 @@ def _mapper(*opts, flip="none"):
     return YOLACTDatasetMapper(cfg)
 
 
-def _moving_mapper(flip="horizontal"):
+def _moving_mapper(flip="horizontal", jitter=()):
     """With everything that moves pixels, and nothing that changes colours."""
-    return _mapper("INPUT.AUG.EXPAND", True, "INPUT.AUG.CROP", True, flip=flip)
+    opts = ["INPUT.AUG.EXPAND", True, "INPUT.AUG.CROP", True, "INPUT.AUG.SCALE_JITTER", [*jitter]]
+    return _mapper(*opts, flip=flip)
 
 
 def _inside(polygon, height=HEIGHT, width=WIDTH):
@@ -129,9 +130,14 @@ def _movement_of_points(image):
     return np.stack([x, y], axis=1)
 
 
-@pytest.mark.parametrize("flip", ["none", "horizontal", "vertical"])
-def test_boxes_follow_the_image_and_objects_outside_are_dropped(ramps, flip):
-    mapper, annotations = _moving_mapper(flip), _annotations()
+JITTER = 0.3, 2.0
+
+
+@pytest.mark.parametrize(
+    "flip, jitter", [("none", ()), ("horizontal", ()), ("vertical", ()), ("horizontal", JITTER)]
+)
+def test_boxes_follow_the_image_and_objects_outside_are_dropped(ramps, flip, jitter):
+    mapper, annotations = _moving_mapper(flip, jitter), _annotations()
     boxes = np.array([a["bbox"] for a in annotations])
     mirrored, dropped, cut = np.zeros(2, bool), 0, 0
     for seed in range(60):
@@ -164,9 +170,17 @@ def _centroid(mask):
     return np.argwhere(mask).mean(axis=0)
 
 
-@pytest.mark.parametrize("rle, flip", [(False, "horizontal"), (True, "vertical")])
-def test_masks_cover_the_pixels_of_their_object(objects, rle, flip):
-    mapper, annotations = _moving_mapper(flip), _annotations(rle)
+@pytest.mark.parametrize(
+    "rle, flip, jitter",
+    [
+        (False, "horizontal", ()),
+        (True, "vertical", ()),
+        (False, "vertical", JITTER),
+        (True, "none", JITTER),
+    ],
+)
+def test_masks_cover_the_pixels_of_their_object(objects, rle, flip, jitter):
+    mapper, annotations = _moving_mapper(flip, jitter), _annotations(rle)
     palette = np.array([BACKGROUND, *COLOURS], np.float32)
     compared, displacements = 0, []
     for seed in range(60):

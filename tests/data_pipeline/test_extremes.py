@@ -72,12 +72,14 @@ def test_extreme_images_are_used(tmp_path, cfg, kind):
         covered = instances.gt_masks.tensor.any(dim=0)
         assert (red & covered).sum() >= 0.9 * (red | covered).sum() > 0
 
-    mapper = YOLACTDatasetMapper(cfg)
-    for seed in range(8 if len(boxes) < 500 else 2):
-        np.random.seed(seed)
-        mapped = mapper(record)
-        assert mapped["image"].shape == (3, SIDE, SIDE) and mapped["image"].isfinite().all()
-        assert len(mapped["instances"]) <= len(boxes)
+    for jitter in ([], [0.1, 2.0]):
+        cfg.INPUT.AUG.SCALE_JITTER = jitter
+        mapper = YOLACTDatasetMapper(cfg)
+        for seed in range(8 if len(boxes) < 500 else 2):
+            np.random.seed(seed)
+            mapped = mapper(record)
+            assert mapped["image"].shape == (3, SIDE, SIDE) and mapped["image"].isfinite().all()
+            assert len(mapped["instances"]) <= len(boxes)
 
     evaluated = YOLACTDatasetMapper(cfg, is_train=False)(record)
     assert evaluated["image"].shape == (3, *size[::-1])

@@ -2,7 +2,7 @@
 
 Memory: :class:`LimitSize` and :class:`RandomExpand` keep every image within L x L pixels, where L
 is :func:`max_side`. A float image takes at most 79 MB for L = 2560, and a worker holds two or
-three at a time.
+three at a time. :class:`ResizeScale` makes images of up to its largest scale times S.
 """
 
 import math
@@ -29,6 +29,7 @@ def _from_config(cfg) -> dict[str, Any]:
         "expand_max_ratio": aug.EXPAND_MAX_RATIO if aug.EXPAND else None,
         "expand_color": aug.EXPAND_COLOR,
         "crop_min_ratio": aug.CROP_MIN_RATIO if aug.CROP else None,
+        "scale_jitter": aug.SCALE_JITTER,
         "flip": cfg.INPUT.RANDOM_FLIP,
     }
 
@@ -42,6 +43,7 @@ def build_augmentation(
     expand_max_ratio: float | None = 4.0,
     expand_color: Sequence[float] = (123.68, 116.78, 103.94),
     crop_min_ratio: float | None = 0.3,
+    scale_jitter: Sequence[float] = (),
     flip: str = "horizontal",
 ) -> list[T.Augmentation | T.Transform]:
     """The paper's augmentation of 8-bit images, in its order.
@@ -52,16 +54,22 @@ def build_augmentation(
         photometric: apply :class:`RandomPhotometric`.
         expand_max_ratio, expand_color: of :class:`RandomExpand`. None: do not expand.
         crop_min_ratio: of :class:`RandomPatch`. None: do not crop.
+        scale_jitter: smallest and largest scale of :class:`ResizeScale`; it and
+            :class:`FixedSizeCrop`, padding with `expand_color`, then take the place of expansion,
+            crop and final resize. Empty: they do not.
         flip: "none", "horizontal" or "vertical".
     """
     limit = max_side(image_size)
     augmentations = [LimitSize(limit), AS_FLOAT]
     if photometric:
         augmentations.append(RandomPhotometric(image_format))
-    if expand_max_ratio is not None:
+    if scale_jitter:
+        size, fill = (image_size, image_size), expand_fill(expand_color, image_format)
+        augmentations += [ResizeScale(*scale_range(scale_jitter), *size), FixedSizeCrop(size, fill)]
+    if expand_max_ratio is not None and not scale_jitter:
         fill = expand_fill(expand_color, image_format)
         augmentations.append(RandomExpand(fill, expand_max_ratio, max_side=limit))
-    if crop_min_ratio is not None:
+    if crop_min_ratio is not None and not scale_jitter:
         augmentations.append(RandomPatch(crop_min_ratio))
     if flip not in ("none", "horizontal", "vertical"):
         raise ValueError(f"INPUT.RANDOM_FLIP is {flip!r}, not one of: none, horizontal, vertical")
@@ -69,8 +77,19 @@ def build_augmentation(
         augmentations.append(
             RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")
         )
-    augmentations.append(T.Resize((image_size, image_size)))
+    if not scale_jitter:
+        augmentations.append(T.Resize((image_size, image_size)))
     return augmentations
+
+
+def scale_range(scales: Sequence[float]) -> tuple[float, float]:
+    """INPUT.AUG.SCALE_JITTER, checked."""
+    if len(scales) != 2 or not 0 < scales[0] <= scales[1] < math.inf:
+        raise ValueError(
+            f"INPUT.AUG.SCALE_JITTER is {list(scales)}, not [] or the smallest and the largest "
+            "scale, such as [0.1, 2.0]"
+        )
+    return scales[0], scales[1]
 
 
 def expand_fill(color: Sequence[float], image_format: str) -> Sequence[float]:
@@ -286,6 +305,39 @@ class RandomPatch(T.Augmentation):
             if points_inside(centers - (x0, y0), (h, w)).any():
                 return PatchTransform(x0, y0, w, h, width, height)
         return T.NoOpTransform()
+
+
+class ResizeScale(T.ResizeScale):
+    """Detectron2's resize to a random scale, where 1 fits the image into the target, but never to
+    a side of 0 pixels."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        resize = super().get_transform(image)
+        return T.ResizeTransform(
+            resize.h, resize.w, max(resize.new_h, 1), max(resize.new_w, 1), resize.interp
+        )
+
+
+class FixedSizeCrop(T.FixedSizeCrop):
+    """Detectron2's random crop, or padding at the right and the bottom, to a fixed size, as
+    :class:`PatchTransform` and :class:`ExpandTransform`."""
+
+    def __init__(self, crop_size: tuple[int, int], fill: Sequence[float]):
+        """
+        Args:
+            crop_size: (height, width).
+            fill: colour of the padding.
+        """
+        super().__init__(crop_size)
+        self.fill = tuple(fill)
+
+    def get_transform(self, image: np.ndarray) -> T.TransformList:
+        crop, pad = super().get_transform(image).transforms
+        patch = PatchTransform(crop.x0, crop.y0, crop.w, crop.h, crop.orig_w, crop.orig_h)
+        sides = pad.x0, pad.y0, pad.x1, pad.y1
+        return T.TransformList(
+            [patch, ExpandTransform(*sides, pad.orig_w, pad.orig_h, pad_value=self.fill)]
+        )
 
 
 class RandomFlip(T.RandomFlip):

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from detectron2.data import detection_utils as utils
@@ -14,6 +16,8 @@ from PIL.ExifTags import Base as ExifTag
 _PNG_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp"}
 # Pillow's modes of 16-bit grey images; some versions use "I".
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+# How many images are tried in place of one that cannot be read, before training ends.
+_MAX_TRIALS = 10
 
 
 class UnreadableImage(ValueError):
@@ -57,6 +61,23 @@ def to_array(image: Image.Image, format: str) -> np.ndarray:
             )
         upright = Image.fromarray((values >> 8).astype(np.uint8))
     return utils.convert_PIL_to_numpy(upright, format)
+
+
+def read_or_replace(dataset: Any, index: int) -> tuple[Any, list[str]]:
+    """An example of a dataset, or a random other one if its image cannot be read; and the messages
+    of the images that could not.
+
+    Raises:
+        UnreadableImage: if too many images in a row cannot be read.
+    """
+    unreadable: list[str] = []
+    for _ in range(_MAX_TRIALS):
+        try:
+            return dataset[index], unreadable
+        except UnreadableImage as error:
+            unreadable.append(str(error))
+            index = random.randrange(len(dataset))
+    raise UnreadableImage(f"{_MAX_TRIALS} images in a row cannot be read: {'; '.join(unreadable)}")
 
 
 def displayed_size(path: str) -> tuple[int, int]:

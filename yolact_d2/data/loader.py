@@ -25,13 +25,12 @@ from .checks import usable_training_dicts
 from .coco_dataset import make_readable
 from .dataset_dicts import recorded_size
 from .dataset_mapper import YOLACTDatasetMapper
-from .images import UnreadableImage
+from .images import UnreadableImage, read_or_replace
+from .mixing import MixedDataset
 from .statistics import too_small
 
 logger = logging.getLogger(__name__)
 
-# How many images are tried in place of one that cannot be read, before training ends.
-_MAX_TRIALS = 10
 # How many images a warning names.
 _MAX_NAMED = 10
 
@@ -47,7 +46,8 @@ def build_train_loader(cfg, mapper: Mapper | None = None) -> "TrainLoader":
     resumed. (With a negative seed each run augments differently.)
 
     Args:
-        mapper: default: :class:`YOLACTDatasetMapper`.
+        mapper: default: :class:`YOLACTDatasetMapper`. INPUT.AUG.MOSAIC_PROB and COPY_PASTE_PROB
+            apply to the examples of any mapper, which must have images of one size then.
 
     Raises:
         ValueError: if the data cannot be trained on.
@@ -59,6 +59,15 @@ def build_train_loader(cfg, mapper: Mapper | None = None) -> "TrainLoader":
         # Groups would be lost when a run is resumed.
         aspect_ratio_grouping=False,
     )
+    aug = cfg.INPUT.AUG
+    if model_node(cfg) == "YOLACT" and (aug.COPY_PASTE_PROB != 0 or aug.MOSAIC_PROB != 0):
+        stream: Any = loader.dataset
+        stream.dataset = MixedDataset(
+            stream.dataset,
+            copy_paste_prob=aug.COPY_PASTE_PROB,
+            mosaic_prob=aug.MOSAIC_PROB,
+            min_box_size=cfg.INPUT.MIN_BOX_SIZE,
+        )
     return TrainLoader(loader, cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
 
 
@@ -170,17 +179,10 @@ class RepeatableDataset(Dataset):
     def __getitem__(self, position_and_index: tuple[int, int]) -> dict[str, Any]:
         """The example, or another if its image cannot be read; "unreadable" lists such errors."""
         position, index = position_and_index
-        unreadable: list[str] = []
         with seeded(self._seed, position):
-            for _ in range(_MAX_TRIALS):
-                try:
-                    return {**self._dataset[index], "unreadable": unreadable}
-                except UnreadableImage as error:
-                    unreadable.append(str(error))
-                    index = random.randrange(len(self))
-        raise UnreadableImage(
-            f"{_MAX_TRIALS} images in a row cannot be read: {'; '.join(unreadable)}"
-        )
+            example, unreadable = read_or_replace(self._dataset, index)
+        # A MixedDataset has replaced other images.
+        return {**example, "unreadable": unreadable + example.get("unreadable", [])}
 
 
 def build_test_loader(cfg, dataset_name: str) -> "TestLoader":

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from yolact_d2.modeling import NMS_REGISTRY, DensePredictions
+from yolact_d2.modeling.yolact.yolact import training_sides
 
 LOSSES = {"loss_cls", "loss_box_reg", "loss_mask", "loss_sem_seg"}
 CONFIGS = ["yolact_shapes", "yolact_plus_shapes"]
@@ -93,6 +95,65 @@ class TestTraining:
             model([x])
         with pytest.raises(ValueError, match=r"got \(4, 9, 9\)"):
             model.eval()([{"image": torch.zeros(4, 9, 9)}])
+
+
+class TestMultiScale:
+    @pytest.mark.parametrize("config", CONFIGS)
+    def test_losses_are_those_of_models_of_the_sides(self, config):
+        sizes = [[10, 14], [20, 28], [28, 40], [40, 56], [56, 70]]  # of anchors, at S = 64
+        opts = {"MODEL__YOLACT__MASK_IOU__MIN_AREA": 0, "MODEL__ANCHOR_GENERATOR__SIZES": sizes}
+        model = tiny_yolact(config, size=64, INPUT__MULTI_SCALE=0.5, **opts)
+        x = training_input([[4, 4, 30, 40], [20, 30, 60, 62]], [0, 2])
+        expected = {}
+        for side in (32, 64, 96):
+            opts["MODEL__ANCHOR_GENERATOR__SIZES"] = [[s * side / 64 for s in y] for y in sizes]
+            other = tiny_yolact(config, size=side, **opts)
+            other.load_state_dict(model.state_dict())
+            expected[side] = {k: v.item() for k, v in other([x, x]).items()}
+        sides = []
+        for seed in range(8):
+            torch.manual_seed(seed)
+            side = model.preprocess_image([x, x]).shape[-1]
+            torch.manual_seed(seed)  # as the trainer does: the same side again
+            losses = {k: v.item() for k, v in model([x, x]).items()}
+            assert losses == pytest.approx(expected[side], rel=1e-4)
+            sides.append(side)
+        assert {*sides} == {32, 64, 96}
+
+    def test_all_sides_are_drawn_but_only_in_training(self):
+        model, x = tiny_yolact(size=80, INPUT__MULTI_SCALE=0.5), {"image": random_image(80, 80)}
+        torch.manual_seed(0)
+        shapes = [model.preprocess_image([x] * 2).shape for _ in range(100)]
+        assert {shape[:2] for shape in shapes} == {(2, 3)}
+        counts = {side: shapes.count((2, 3, side, side)) for side in (64, 96)}
+        assert sum(counts.values()) == 100 and min(counts.values()) > 35
+        model.eval()
+        assert {model.preprocess_image([x]).shape for _ in range(20)} == {(1, 3, 80, 80)}
+
+    def test_without_it_no_random_number_is_drawn(self, model):
+        state = torch.get_rng_state()
+        model.preprocess_image([{"image": random_image(64, 64)}])
+        assert torch.equal(torch.get_rng_state(), state)
+
+    def test_sides_are_multiples_of_32_in_the_range(self):
+        for size, f in itertools.product((64, 160, 550, 640), (0.1, 0.2, 0.5, 0.8, 0.95)):
+            low, high = round(size * 100 * (1 - f)), round(size * 100 * (1 + f))
+            expected = [s for s in range(32, 2000, 32) if low <= 100 * s <= high]
+            assert training_sides(size, f) == expected
+        assert training_sides(550, 0.0) == [550]
+
+    def test_wrong_values_are_named(self):
+        for value in (-0.1, 1.0, float("nan"), 0.01):
+            with pytest.raises(ValueError, match=f"INPUT.MULTI_SCALE is {value}"):
+                tiny_yolact(size=80, INPUT__MULTI_SCALE=value)
+        tiny_yolact("yolact_plus_shapes", size=64, MODEL__YOLACT__MASK_IOU__CONV_DIMS=[4, 4, 4])
+        with pytest.raises(ValueError, match="MODEL.YOLACT.MASK_IOU.CONV_DIMS"):
+            tiny_yolact(
+                "yolact_plus_shapes",
+                size=64,
+                MODEL__YOLACT__MASK_IOU__CONV_DIMS=[4, 4, 4],
+                INPUT__MULTI_SCALE=0.5,
+            )
 
 
 class TestInference:

@@ -29,7 +29,8 @@ class MaskIoUHead(nn.Module):
         if mask_size < 1:
             raise ValueError(
                 f"MODEL.YOLACT.MASK_IOU.CONV_DIMS: {len(conv_dims)} convolutions of stride 2 are "
-                "too many for the prototypes; use fewer, or a larger INPUT.IMAGE_SIZE"
+                "too many for the prototypes; use fewer, a larger INPUT.IMAGE_SIZE or a smaller "
+                "INPUT.MULTI_SCALE"
             )
         channels = [1, *conv_dims]
         self.convs = nn.Sequential(

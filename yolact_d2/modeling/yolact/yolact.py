@@ -64,6 +64,7 @@ class YOLACT(InstanceDetector):
         vis_period: int = 0,
         input_format: str = "BGR",
         drop_empty_boxes: bool = True,
+        multi_scale: float = 0.0,
     ):
         """
         Args:
@@ -89,6 +90,7 @@ class YOLACT(InstanceDetector):
             input_format: INPUT.FORMAT, the order of the channels of images.
             drop_empty_boxes: drop detections of which no part is inside the image. The authors'
                 code keeps them, with boxes whose corners are in the wrong order.
+            multi_scale: f, see :func:`training_sides`.
         """
         super().__init__(
             backbone=backbone,
@@ -107,6 +109,7 @@ class YOLACT(InstanceDetector):
         self.mask_iou_head = mask_iou_head
         self.box2box_transform = box2box_transform
         self.image_size = image_size
+        self.training_sides = training_sides(image_size, multi_scale)
 
         # Semantic segmentation of the finest level, an auxiliary loss in training only.
         channels = backbone.output_shape()[head_in_features[0]].channels
@@ -135,7 +138,10 @@ class YOLACT(InstanceDetector):
             )
         mask_iou_head = None
         if cfg.MODEL.YOLACT.MASK_IOU.ENABLED:
-            mask_size = 2 * math.ceil(cfg.INPUT.IMAGE_SIZE / feature_shapes[0].stride)
+            smallest = min(
+                cfg.INPUT.IMAGE_SIZE, *training_sides(cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MULTI_SCALE)
+            )
+            mask_size = 2 * math.ceil(smallest / feature_shapes[0].stride)
             mask_iou_head = MaskIoUHead(cfg, mask_size)
         return {
             **shared,
@@ -145,6 +151,7 @@ class YOLACT(InstanceDetector):
             "criterion": build_criterion(cfg),
             "num_classes": cfg.MODEL.YOLACT.NUM_CLASSES,
             "image_size": cfg.INPUT.IMAGE_SIZE,
+            "multi_scale": cfg.INPUT.MULTI_SCALE,
             "nms": get_nms(cfg.MODEL.YOLACT.NMS),
             "mask_iou_head": mask_iou_head,
             "test_anchor_score_thresh": cfg.MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST,
@@ -209,9 +216,14 @@ class YOLACT(InstanceDetector):
         """Resize to S x S, normalize and batch the images. A grayscale image becomes 3 channels.
 
         Returns:
-            (N, 3, S, S), in the dtype of the network.
+            (N, 3, S, S), in the dtype of the network; in training, S may be one of
+            :func:`training_sides` instead.
         """
-        size = (self.image_size, self.image_size)
+        side = self.image_size
+        if self.training and self.training_sides != [side]:
+            # By the CPU's generator, which the trainer seeds in each iteration.
+            side = self.training_sides[int(torch.randint(len(self.training_sides), ()))]
+        size = (side, side)
         images = []
         for x in batched_inputs:
             image = F.interpolate(self.image_to_device(x)[None], size=size, mode="bilinear")[0]
@@ -338,3 +350,25 @@ class YOLACT(InstanceDetector):
             visible = (clipped[..., 2:] - clipped[..., :2] > 1e-6).all(dim=-1)
             scores = scores.masked_fill(~visible[..., None], -1)
         return boxes, scores
+
+
+def training_sides(image_size: int, multi_scale: float) -> list[int]:
+    """The sides, in pixels, that a batch may have in training.
+
+    Args:
+        image_size: S.
+        multi_scale: f. 0: the side is S. Otherwise the sides are the multiples of 32 in
+            S * (1 - f) to S * (1 + f).
+    """
+    if multi_scale == 0:
+        return [image_size]
+    if not 0 <= multi_scale < 1:
+        raise ValueError(f"INPUT.MULTI_SCALE is {multi_scale}, not in 0 <= f < 1")
+    low, high = (round(image_size * (1 + f), 6) for f in (-multi_scale, multi_scale))
+    sides = [side for side in range(32, int(high) + 1, 32) if side >= low]
+    if not sides:
+        raise ValueError(
+            f"INPUT.MULTI_SCALE is {multi_scale}: there is no multiple of 32 in {low:g} to "
+            f"{high:g}, use a larger fraction"
+        )
+    return sides
