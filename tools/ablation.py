@@ -36,6 +36,10 @@ class Run(NamedTuple):
     """Config overrides: KEY VALUE ..."""
     folder: Path
 
+    def config(self) -> str:
+        """All keys, in which results are compared."""
+        return load_config(self.config_file, self.opts, keep_device=True).dump()
+
 
 class Detectron2Trainer(DefaultTrainer):
     """The trainer of Detectron2's own models."""
@@ -62,7 +66,7 @@ def read_runs(path: str, seeds: list[int], output: Path, opts: list[str]) -> lis
     runs = []
     for seed in seeds:
         for name, own in content["variants"].items():
-            keys = {**content.get("opts", {}), **(own or {})}
+            keys = {**(content.get("opts") or {}), **(own or {})}
             config = keys.pop("config", content.get("config"))
             folder = output / name.replace("/", "-") / str(seed)
             keys |= {"SEED": seed, "OUTPUT_DIR": str(folder)}
@@ -88,7 +92,7 @@ def train(run: Run, threads: int) -> None:
     gc.collect()  # ends the workers of the loaders, whose time counts
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     result = {
-        "opts": run.opts,
+        "config": run.config(),
         "box_ap": metrics["bbox"]["AP"],
         "mask_ap": metrics["segm"]["AP"],
         "num_parameters": num_parameters,
@@ -98,10 +102,10 @@ def train(run: Run, threads: int) -> None:
 
 
 def read_result(run: Run) -> dict[str, Any] | None:
-    """The result of a run, None if it is missing or was made with other overrides."""
+    """The result of a run, None if it is missing or was made with another config."""
     path = run.folder / "result.json"
     result = json.loads(path.read_text()) if path.is_file() else {}
-    return result if result.get("opts") == json.loads(json.dumps(run.opts)) else None
+    return result if result.get("config") == run.config() else None
 
 
 def execute(run: Run, threads: int) -> dict[str, Any] | None:
@@ -122,13 +126,17 @@ def spread(values: list[float]) -> str:
 
 
 def table(runs: list[Run], results: list[dict[str, Any] | None]) -> str:
-    """A Markdown table: mean, least and largest AP of the seeds of each variant."""
+    """A Markdown table: mean, least and largest AP of the seeds of each variant. The CPU time is
+    that of the whole run, evaluation included."""
     lines = [
         "| variant | parameters | CPU minutes | box AP | mask AP |",
         "|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(run.variant for run in runs):
-        own = [x for run, x in zip(runs, results) if run.variant == name and x is not None]
+        of_variant = [x for run, x in zip(runs, results) if run.variant == name]
+        own = [x for x in of_variant if x is not None]
+        if len(own) < len(of_variant):
+            name += f" ({len(own)} of {len(of_variant)} runs)"
         if own:
             millions = own[0]["num_parameters"] / 1e6
             minutes = np.mean([x["cpu_seconds"] for x in own]) / 60
@@ -149,7 +157,7 @@ def main() -> int:
     try:
         runs = read_runs(args.variants, args.seeds, args.output, args.opts)
         for run in runs:
-            load_config(run.config_file, run.opts, keep_device=True)
+            run.config()
     except (OSError, ValueError, yaml.YAMLError) as error:
         parser.error(str(error))
     os.environ["OMP_NUM_THREADS"] = str(args.threads)

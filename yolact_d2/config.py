@@ -124,10 +124,11 @@ def _add_yolact_keys(cfg: CN) -> None:
     cfg.MODEL.YOLACT.HEAD_CONV_DIM = 256
     # Number of convolutions of each tower of DecoupledHead.
     cfg.MODEL.YOLACT.HEAD_NUM_CONVS = 2
-    # True: the head predicts the distances from the centre of an anchor to the sides of the box, in
-    # units of the anchor's sides, as FCOS does. Usual with one square anchor a cell.
+    # True: the head predicts the logarithms of the distances from the centre of an anchor to the
+    # sides of the box, as FCOS does, in place of the coding with BBOX_REG_WEIGHTS. Each cell has
+    # one anchor. Its size is only a unit, and does not depend on S: four cells, for instance.
     cfg.MODEL.YOLACT.ANCHOR_FREE = False
-    # Probability of each class at the start of training, if background is no class.
+    # Probability of each class at the start of training, unless CLS_LOSS_TYPE is softmax.
     cfg.MODEL.YOLACT.PRIOR_PROB = 0.01
 
     cfg.MODEL.YOLACT.PROTONET = CN()
@@ -150,17 +151,18 @@ def _add_yolact_keys(cfg: CN) -> None:
     # A name in YOLACT_CRITERION_REGISTRY: YOLACTCriterion, that of the papers, or
     # ComposedCriterion, which has the parts that the next keys name.
     cfg.MODEL.YOLACT.CRITERION = "YOLACTCriterion"
-    # Which anchors learn an object: "max_iou" (IOU_THRESHOLDS), "atss" or "task_aligned".
+    # Which anchors learn an object: "max_iou", by IOU_THRESHOLDS, "atss", or "task_aligned", by
+    # TASK_ALIGNED.
     cfg.MODEL.YOLACT.ASSIGNER = "max_iou"
-    # "softmax" with background and hard negatives, or, with an independent probability for each
-    # class and no background: "bce", "quality_focal" or "varifocal".
+    # "softmax", with background and hard negatives, or, with an independent probability for each
+    # class and all anchors: "bce", "quality_focal" or "varifocal".
     cfg.MODEL.YOLACT.CLS_LOSS_TYPE = "softmax"
     # "smooth_l1", "giou", "diou" or "ciou".
     cfg.MODEL.YOLACT.BBOX_REG_LOSS_TYPE = "smooth_l1"
     # "bce" or "bce_dice", its sum with the Dice loss.
     cfg.MODEL.YOLACT.MASK_LOSS_TYPE = "bce"
-    # Task-aligned assignment: the TOPK anchors with the largest score^ALPHA x IoU^BETA learn an
-    # object.
+    # The TOPK anchors with the largest score^ALPHA x IoU^BETA learn an object. The numbers are
+    # YOLOv8's; those of the article (TOOD) are 13, 1 and 6.
     cfg.MODEL.YOLACT.TASK_ALIGNED = CN()
     cfg.MODEL.YOLACT.TASK_ALIGNED.TOPK = 10
     cfg.MODEL.YOLACT.TASK_ALIGNED.ALPHA = 0.5
@@ -173,7 +175,7 @@ def _add_yolact_keys(cfg: CN) -> None:
     # Weights (x, y, w, h) of the box coding: 1 / variances of SSD.
     cfg.MODEL.YOLACT.BBOX_REG_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
-    # Hard negatives per positive in the class loss (OHEM).
+    # Hard negatives per positive in the class loss (OHEM), if CLS_LOSS_TYPE is softmax.
     cfg.MODEL.YOLACT.NEGATIVE_POSITIVE_RATIO = 3
     # Least number of hard negatives per image. With 0, images without objects train nothing in the
     # class loss; a number such as 30 lets them reduce false positives. Such images are left out of

@@ -5,7 +5,7 @@ import torch
 from detectron2.structures import Boxes
 from plain import box_iou
 
-from yolact_d2.modeling.yolact.assigners import Candidates, assign_atss, assign_task_aligned
+from yolact_d2.modeling.yolact.assigners import ImageAnchors, assign_atss, assign_task_aligned
 from yolact_d2.modeling.yolact.matcher import BACKGROUND, FOREGROUND
 
 NUM_CLASSES, TOPK = 3, 4
@@ -33,7 +33,7 @@ def candidates(seed, num_objects):
     boxes = Boxes.cat(anchors).tensor
     half = 0.01 + 0.3 * random(num_objects, 2) ** 2
     center = half + (1 - 2 * half) * random(num_objects, 2)
-    return Candidates(
+    return ImageAnchors(
         anchors,
         boxes + 0.1 * random(*boxes.shape) * torch.tensor([-1, -1, 1, 1]),
         random(len(boxes), NUM_CLASSES),
@@ -144,7 +144,7 @@ def test_without_objects_all_anchors_are_background():
 
 
 def test_objects_smaller_than_cells_get_their_nearest_anchor():
-    """And an object whose predicted boxes do not overlap it still learns."""
+    """And an object whose predicted boxes do not overlap it has anchors too."""
     found = candidates(0, num_objects=2)
     tiny = torch.tensor([[0.12, 0.12, 0.13, 0.13], [0.6, 0.6, 0.9, 0.9]])
     found = found._replace(gt_boxes=Boxes(tiny), boxes=torch.zeros_like(found.boxes))

@@ -13,9 +13,14 @@ from small_models import tiny_yolact, training_input
 from yolact_d2 import load_config
 from yolact_d2.modeling import ComposedCriterion, DensePredictions
 from yolact_d2.modeling.yolact.anchors import DistanceTransform
-from yolact_d2.modeling.yolact.assigners import Candidates, assign_task_aligned
+from yolact_d2.modeling.yolact.assigners import (
+    ImageAnchors,
+    assign_atss,
+    assign_by_iou,
+    assign_task_aligned,
+)
 from yolact_d2.modeling.yolact.head import class_scores
-from yolact_d2.modeling.yolact.losses import dice_loss
+from yolact_d2.modeling.yolact.losses import dice_loss, quality_focal_loss, varifocal_loss
 from yolact_d2.modeling.yolact.matcher import FOREGROUND
 
 NUM_CLASSES, SIZE = 3, 32
@@ -100,15 +105,15 @@ def plain_losses(args, cls_loss, box_loss, is_aligned):
     sums, weight_sum = [0, 0], 0
     for logits, deltas, gt in zip(predictions.logits, predictions.deltas, images):
         boxes = []
-        for (x1, y1, x2, y2), (left, top, right, bottom) in zip(anchors.double(), deltas.double()):
+        for (x1, y1, x2, y2), coded in zip(anchors.double().tolist(), deltas.double().tolist()):
             x, y, w, h = (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
-            left, top, right, bottom = (max(d + 0.5, 0) for d in (left, top, right, bottom))
+            left, top, right, bottom = (math.exp(d) / 2 for d in coded)
             boxes.append([x - left * w, y - top * h, x + right * w, y + bottom * h])
         boxes = np.array(boxes)
         objects, crowds = gt[~gt.gt_iscrowd], gt[gt.gt_iscrowd]
         gt_boxes = objects.gt_boxes.tensor / SIZE
         assignment = assign_task_aligned(
-            Candidates(
+            ImageAnchors(
                 levels,
                 torch.tensor(boxes, dtype=torch.float32),
                 logits.sigmoid(),
@@ -180,11 +185,60 @@ def test_dice_loss():
 def test_distances_code_boxes_around_the_centre_of_an_anchor():
     anchors = torch.tensor([[0.1, 0.2, 0.3, 0.6]]).expand(3, 4)
     coding = DistanceTransform()
-    boxes = coding.apply_deltas(torch.tensor([[0.0] * 4, [0.5, 0, 1, 0.25], [-9.0] * 4]), anchors)
-    expected = [[0.1, 0.2, 0.3, 0.6], [0.0, 0.2, 0.5, 0.7], [0.2, 0.4, 0.2, 0.4]]
+    deltas = torch.tensor([[1, 1, 1, 1], [2, 1, 3, 1.5], [4, 0.25, 1, 1]]).log()
+    boxes = coding.apply_deltas(deltas, anchors)
+    expected = [[0.1, 0.2, 0.3, 0.6], [0.0, 0.2, 0.5, 0.7], [-0.2, 0.35, 0.3, 0.6]]
     torch.testing.assert_close(boxes, torch.tensor(expected))
-    deltas = coding.get_deltas(anchors, boxes)
-    torch.testing.assert_close(coding.apply_deltas(deltas, anchors), boxes)
+    torch.testing.assert_close(coding.get_deltas(anchors, boxes), deltas)
+
+
+@pytest.mark.parametrize("kind", ["giou", "diou", "ciou", "smooth_l1"])
+def test_box_losses_of_extreme_outputs_have_gradients(kind):
+    """A box that has collapsed is pulled back; an object beside the centre of its anchor counts."""
+    part = criterion(ASSIGNER="task_aligned", BBOX_REG_LOSS_TYPE=kind)
+    args = batch()
+    args[-1][0].gt_boxes.tensor[0] = torch.tensor([16.0, 16.0, 16.01, 16.01])
+    for value in (-4.0, 0.0, 4.0, -1e8, 1e8):
+        deltas = torch.full_like(args[1].deltas, value, requires_grad=True)
+        loss = part(args[0], args[1]._replace(deltas=deltas), *args[2:])["loss_box_reg"]
+        (gradient,) = torch.autograd.grad(loss, deltas)
+        assert loss.isfinite() and gradient.isfinite().all()
+        assert gradient.any() or abs(value) > 10
+
+
+def test_gradients_of_focal_losses():
+    """Against differences, where the target is 0 and where it is not."""
+    for function, plain in ((quality_focal_loss, quality_focal), (varifocal_loss, varifocal)):
+        for logit in (-4.6, 0.0, 2.0):
+            for target in (0.0, 0.6):
+                x = torch.tensor(logit, dtype=torch.float64, requires_grad=True)
+                loss = function(x, torch.tensor(target, dtype=torch.float64))
+                loss.backward()
+                slope = (plain(logit + 1e-6, target) - plain(logit - 1e-6, target)) / 2e-6
+                assert loss.item() == pytest.approx(plain(logit, target))
+                assert x.grad.item() == pytest.approx(slope, rel=1e-5)
+
+
+def test_keys_choose_the_assigner():
+    for name, function in (
+        ("max_iou", assign_by_iou), ("atss", assign_atss), ("task_aligned", assign_task_aligned)
+    ):  # fmt: skip
+        assigner = criterion(ASSIGNER=name).assigner
+        assert getattr(assigner, "func", assigner) is function
+    cfg = base_cfg()
+    cfg.MODEL.YOLACT.ASSIGNER = "task_aligned"
+    cfg.MODEL.YOLACT.TASK_ALIGNED.update({"TOPK": 3, "ALPHA": 1.0, "BETA": 2.0})
+    assert ComposedCriterion(cfg).assigner.keywords == {"topk": 3, "alpha": 1.0, "beta": 2.0}
+
+
+def test_heads_with_the_wrong_number_of_scores_are_named():
+    levels, predictions, *others = batch()
+    with pytest.raises(ValueError, match="has_background=True"):
+        criterion(ASSIGNER="task_aligned", CLS_LOSS_TYPE="softmax")(levels, predictions, *others)
+    logits = torch.randn(3, 40, NUM_CLASSES + 1)
+    with pytest.raises(ValueError, match="has_background=False"):
+        part = criterion(ASSIGNER="task_aligned")
+        part(levels, predictions._replace(logits=logits), *others)
 
 
 def test_scores_without_background():
@@ -223,19 +277,24 @@ def test_wrong_parts_are_named(key, value, message):
     assert "MODEL.YOLACT." in str(raised.value)
 
 
+def test_anchor_free_models_have_one_location_a_cell():
+    with pytest.raises(ValueError, match="ANCHOR_FREE needs one location a cell"):
+        load("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[1.0, 2.0]])
+
+
 @pytest.mark.parametrize("assigner", ["max_iou", "atss", "task_aligned"])
 @pytest.mark.parametrize("cls_loss", ["softmax", "bce", "quality_focal", "varifocal"])
 def test_all_parts_go_together(assigner, cls_loss):
     """With both heads and codings: losses are finite and fall in ten steps on a batch."""
     inputs = [training_input([[4, 4, 40, 50], [30, 10, 90, 60]]), training_input([])]
-    for head, box_loss in (("YOLACTHead", "diou"), ("DecoupledHead", "smooth_l1")):
+    for head, box_loss in (("YOLACTHead", "ciou"), ("DecoupledHead", "smooth_l1")):
         model = tiny_yolact(
             "yolact_modern_shapes",
             **{
                 f"MODEL__YOLACT__{key}": value
                 for key, value in {
                     "ASSIGNER": assigner, "CLS_LOSS_TYPE": cls_loss, "HEAD": head,
-                    "BBOX_REG_LOSS_TYPE": box_loss, "ANCHOR_FREE": head == "DecoupledHead",
+                    "BBOX_REG_LOSS_TYPE": box_loss,
                 }.items()
             },
         )  # fmt: skip

@@ -13,6 +13,7 @@ from yolact_d2.modeling.yolact.matcher import (
     BACKGROUND,
     FOREGROUND,
     IGNORE,
+    ignore_crowds,
     match_anchors,
     match_one_to_one,
 )
@@ -61,8 +62,14 @@ def _match(anchors, gt_boxes, crowd_boxes):
         Boxes(torch.as_tensor(b, dtype=torch.float32).reshape(-1, 4))
         for b in (anchors, gt_boxes, crowd_boxes)
     ]
-    matches, labels = match_anchors(*boxes, (0.4, 0.5), 0.7)
+    matches, labels = _match_boxes(*boxes)
     return matches.tolist(), labels.tolist()
+
+
+def _match_boxes(anchors, gt_boxes, crowd_boxes):
+    matches, labels = match_anchors(anchors, gt_boxes, (0.4, 0.5))
+    ignore_crowds(labels, anchors, crowd_boxes, 0.7)
+    return matches, labels
 
 
 @pytest.mark.parametrize("integer", [False, True], ids=["float", "integer"])
@@ -80,7 +87,7 @@ def test_equals_brute_force(integer, max_pairs, monkeypatch):
 @given(integer_boxes(12, 5), integer_boxes(8, 5), integer_boxes(3, 5))
 def test_every_object_has_an_anchor_of_its_own_if_there_are_enough(anchors, objects, crowds):
     """For equal boxes, boxes without area, crowds that cover everything."""
-    matches, labels = match_anchors(Boxes(anchors), Boxes(objects), Boxes(crowds), (0.4, 0.5), 0.7)
+    matches, labels = _match_boxes(Boxes(anchors), Boxes(objects), Boxes(crowds))
     matched = set(matches[labels == FOREGROUND].tolist())
     if len(anchors) >= len(objects):
         assert matched == set(range(len(objects)))

@@ -6,9 +6,12 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ANCHOR_GENERATOR_REGISTRY
 from detectron2.modeling.anchor_generator import BufferList, _broadcast_params
-from detectron2.modeling.box_regression import Box2BoxTransform, Box2BoxTransformLinear
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes
 from torch import Tensor, nn
+
+# As in Detectron2's Box2BoxTransform.
+_MAX_LOG_DISTANCE = math.log(1000 / 16)
 
 
 def cell_anchors(
@@ -122,15 +125,28 @@ class YOLACTAnchorGenerator(nn.Module):
         return anchors
 
 
-class DistanceTransform(Box2BoxTransformLinear):
-    """FCOS's box coding: distances from the centre of an anchor to the sides of the box, in units
-    of the anchor's sides. Unlike in FCOS, 0 codes the anchor itself, as in `Box2BoxTransform`."""
+class DistanceTransform:
+    """The box coding of FCOS (arXiv 1904.01355, section 3.1): logarithms of the distances from the
+    centre of an anchor to the left, top, right and bottom of the box. Their unit is half a side of
+    the anchor, so 0 codes the anchor itself, as in `Box2BoxTransform`."""
 
     def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
-        return super().get_deltas(src_boxes, target_boxes) - 0.5
+        """(P, 4) anchors and boxes XYXY -> (P, 4). A centre outside the box counts as just
+        inside."""
+        center, half = _centers_and_halves(src_boxes)
+        distances = torch.cat([center - target_boxes[:, :2], target_boxes[:, 2:] - center], dim=1)
+        return (distances / half).clamp(min=math.exp(-_MAX_LOG_DISTANCE)).log()
 
     def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
-        return super().apply_deltas(deltas + 0.5, boxes)
+        """The inverse of :meth:`get_deltas`. All boxes have an area."""
+        center, half = _centers_and_halves(boxes)
+        distances = deltas.clamp(-_MAX_LOG_DISTANCE, _MAX_LOG_DISTANCE).exp() * half
+        return torch.cat([center - distances[:, :2], center + distances[:, 2:]], dim=1)
+
+
+def _centers_and_halves(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """(P, 2) centres and (P, 4) half the width, height, width and height of boxes (P, 4) XYXY."""
+    return (boxes[:, :2] + boxes[:, 2:]) / 2, ((boxes[:, 2:] - boxes[:, :2]) / 2).repeat(1, 2)
 
 
 def build_box_transform(cfg) -> Box2BoxTransform | DistanceTransform:

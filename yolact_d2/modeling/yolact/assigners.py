@@ -13,7 +13,7 @@ from torch import Tensor
 from .matcher import BACKGROUND, FOREGROUND, in_chunks, match_anchors
 
 
-class Candidates(NamedTuple):
+class ImageAnchors(NamedTuple):
     """The anchors of one image, what the network predicts for them, and the objects."""
 
     anchors: Sequence[Boxes]
@@ -29,64 +29,63 @@ class Candidates(NamedTuple):
 
 
 class Assignment(NamedTuple):
+    """What the anchors of one image learn."""
+
     matches: Tensor
     """(A,) index of the object of each anchor."""
     labels: Tensor
     """(A,) FOREGROUND, BACKGROUND or IGNORE."""
     quality: Tensor | None = None
-    """(A,) in 0..1, how much the anchors that are foreground are worth, if the method says so."""
+    """(A,) in 0..1, how well foreground anchors fit their objects, if the method says so."""
 
 
-def assign_by_iou(found: Candidates, iou_thresholds: Sequence[float]) -> Assignment:
+def assign_by_iou(image: ImageAnchors, iou_thresholds: Sequence[float]) -> Assignment:
     """The papers' rule, see :func:`match_anchors`."""
-    anchors = Boxes.cat(list(found.anchors))
-    return Assignment(
-        *match_anchors(anchors, found.gt_boxes, found.gt_boxes[:0], iou_thresholds, 1.0)
-    )
+    anchors = Boxes.cat(list(image.anchors))
+    return Assignment(*match_anchors(anchors, image.gt_boxes, iou_thresholds))
 
 
-def assign_atss(found: Candidates, topk: int = 9) -> Assignment:
+def assign_atss(image: ImageAnchors, topk: int = 9) -> Assignment:
     """Adaptive training sample selection (arXiv 1912.02424, algorithm 1).
 
-    The `topk` anchors of each level whose centres are nearest to that of the object are its
-    candidates. Those learn it whose IoU is at least mean + standard deviation of the candidates'
-    IoUs and whose centre is inside the box.
+    The candidates of an object are the `topk` anchors of each level whose centres are nearest to
+    that of the object. Those learn it whose IoU is at least mean + standard deviation of the
+    candidates' IoUs, if :func:`_may_learn` lets them.
     """
-    if len(found.gt_boxes) == 0:
-        return _background(len(found.boxes), found.boxes.device)
-    centers = found.gt_boxes.get_centers()
+    if len(image.gt_boxes) == 0:
+        return _background(image.boxes)
     nearest, first = [], 0
-    for level in found.anchors:
-        distances = torch.cdist(centers, level.get_centers())
+    for level in image.anchors:
+        distances = _squared_distances(image.gt_boxes, level)
         nearest.append(first + distances.topk(min(topk, len(level)), largest=False).indices)
         first += len(level)
     candidates = torch.cat(nearest, dim=1)
-    anchors = Boxes.cat(list(found.anchors))
-    iou = in_chunks(pairwise_iou, found.gt_boxes, anchors)
+    anchors = Boxes.cat(list(image.anchors))
+    iou = in_chunks(pairwise_iou, image.gt_boxes, anchors)
     candidate_iou = iou.gather(1, candidates)
     threshold = candidate_iou.mean(dim=1) + candidate_iou.std(dim=1)
     is_good = (candidate_iou >= threshold[:, None]) & (candidate_iou > 0)
     chosen = torch.zeros_like(iou, dtype=torch.bool).scatter_(1, candidates, is_good)
-    return _with_largest_iou(chosen & _centers_inside(anchors, found.gt_boxes), iou)
+    return _with_largest_iou(chosen & _may_learn(anchors, image.gt_boxes), iou)
 
 
 def assign_task_aligned(
-    found: Candidates, topk: int = 10, alpha: float = 0.5, beta: float = 6.0
+    image: ImageAnchors, topk: int = 10, alpha: float = 0.5, beta: float = 6.0
 ) -> Assignment:
     """Task-aligned assignment (TOOD, arXiv 2108.07755, section 3.2).
 
-    The `topk` anchors with the largest alignment = score^`alpha` x IoU^`beta` of the predicted box
-    learn an object, if their centre is inside its box or if they are the nearest anchor. Their
-    quality is the alignment, scaled such that its maximum for each object is the largest IoU.
+    Of the anchors that :func:`_may_learn` an object, the `topk` with the largest alignment learn
+    it: score^`alpha` x IoU^`beta` of the predicted box. Their quality is the alignment, scaled such
+    that the largest of an object is its largest IoU. The defaults are YOLOv8's; those of the
+    article are 13, 1 and 6.
     """
-    if len(found.gt_boxes) == 0:
-        none = _background(len(found.boxes), found.boxes.device)
-        return none._replace(quality=torch.zeros_like(found.boxes[:, 0]))
-    iou = in_chunks(pairwise_iou, found.gt_boxes, Boxes(found.boxes))
-    alignment = found.scores[:, found.gt_classes].t() ** alpha * iou**beta
-    is_inside = _centers_inside(Boxes.cat(list(found.anchors)), found.gt_boxes)
-    best = alignment.masked_fill(~is_inside, -1).topk(min(topk, len(found.boxes)), dim=1)
-    chosen = torch.zeros_like(is_inside).scatter_(1, best.indices, best.values >= 0)
+    if len(image.gt_boxes) == 0:
+        return _background(image.boxes)._replace(quality=torch.zeros_like(image.boxes[:, 0]))
+    iou = in_chunks(pairwise_iou, image.gt_boxes, Boxes(image.boxes))
+    alignment = image.scores[:, image.gt_classes].t() ** alpha * iou**beta
+    may_learn = _may_learn(Boxes.cat(list(image.anchors)), image.gt_boxes)
+    best = alignment.masked_fill(~may_learn, -1).topk(min(topk, len(image.boxes)), dim=1)
+    chosen = torch.zeros_like(may_learn).scatter_(1, best.indices, best.values >= 0)
     assignment = _with_largest_iou(chosen, iou)
 
     objects = torch.arange(len(iou), device=iou.device)
@@ -96,19 +95,26 @@ def assign_task_aligned(
     return assignment._replace(quality=(alignment * scale[:, None]).amax(dim=0))
 
 
-def _background(num_anchors: int, device: torch.device) -> Assignment:
-    matches = torch.zeros(num_anchors, dtype=torch.int64, device=device)
+def _background(boxes: Tensor) -> Assignment:
+    matches = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
     return Assignment(matches, torch.full_like(matches, BACKGROUND, dtype=torch.int8))
 
 
-def _centers_inside(anchors: Boxes, gt_boxes: Boxes) -> Tensor:
-    """(G, A) bool: which anchors have their centre inside a box, or nearer to that of the box than
-    all others have: an object may be smaller than the distance between anchors."""
+def _may_learn(anchors: Boxes, gt_boxes: Boxes) -> Tensor:
+    """(G, A) bool: the anchors whose centre is inside the box of an object, and the anchor whose
+    centre is nearest to its own: an object may be smaller than the gap between anchors."""
     x, y = anchors.get_centers().unbind(dim=1)
     x1, y1, x2, y2 = gt_boxes.tensor[:, :, None].unbind(dim=1)
     is_inside = (x > x1) & (x < x2) & (y > y1) & (y < y2)
-    nearest = ((x - (x1 + x2) / 2) ** 2 + (y - (y1 + y2) / 2) ** 2).argmin(dim=1)
+    nearest = _squared_distances(gt_boxes, anchors).argmin(dim=1)
     return is_inside.scatter_(1, nearest[:, None], True)
+
+
+def _squared_distances(gt_boxes: Boxes, anchors: Boxes) -> Tensor:
+    """(G, A) of the centres. (On a GPU `torch.cdist` may be too coarse to rank them.)"""
+    x, y = anchors.get_centers().unbind(dim=1)
+    gt_x, gt_y = gt_boxes.get_centers()[:, :, None].unbind(dim=1)
+    return (x - gt_x) ** 2 + (y - gt_y) ** 2
 
 
 def _with_largest_iou(chosen: Tensor, iou: Tensor) -> Assignment:

@@ -1,35 +1,28 @@
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from detectron2.config import configurable
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes
 from detectron2.structures.boxes import matched_pairwise_iou
+from detectron2.utils import comm
+from fvcore.nn.distributed import differentiable_all_reduce
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision import ops
 
-from ..instance_detector import log_anchor_counts, split_crowds
+from ..instance_detector import log_anchor_counts
 from ..registry import get_registered
-from .assigners import (
-    Assignment,
-    Candidates,
-    assign_atss,
-    assign_by_iou,
-    assign_task_aligned,
-)
+from .assigners import Assignment, ImageAnchors, assign_atss, assign_by_iou, assign_task_aligned
 from .criterion import (
     YOLACT_CRITERION_REGISTRY,
     AnchorTargets,
     MaskSamples,
     YOLACTCriterion,
     anchor_targets,
-    relative_boxes,
 )
 from .head import DensePredictions, class_scores
-from .losses import dice_loss, mask_loss, quality_focal_loss, varifocal_loss
-from .mask_iou_head import MaskIoUHead
+from .losses import dice_loss, quality_focal_loss, varifocal_loss
 from .matcher import ignore_crowds
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -47,23 +40,6 @@ BOX_LOSSES: dict[str, Loss | None] = {
 }
 
 
-class Positives(NamedTuple):
-    """The P foreground anchors of all images."""
-
-    images: Tensor
-    """(P,) indices of the images."""
-    anchors: Tensor
-    """(P,) indices of the anchors."""
-    classes: Tensor
-    """(P,)"""
-    boxes: Tensor
-    """(P, 4) XYXY predicted boxes, relative to the image."""
-    gt_boxes: Tensor
-    """(P, 4) XYXY boxes of their objects."""
-    weights: Tensor
-    """(P,) their qualities if the assigner gives them, otherwise 1."""
-
-
 @YOLACT_CRITERION_REGISTRY.register()
 class ComposedCriterion(YOLACTCriterion):
     """YOLACT's losses with other parts, each chosen on its own: the assignment of objects to
@@ -74,7 +50,7 @@ class ComposedCriterion(YOLACTCriterion):
     def __init__(
         self,
         *,
-        assigner: Callable[[Candidates], Assignment] = assign_task_aligned,
+        assigner: Callable[[ImageAnchors], Assignment] = assign_task_aligned,
         cls_loss: Loss | None = CLASS_LOSSES["bce"],
         learn_iou: bool = False,
         box_loss: Loss | None = BOX_LOSSES["giou"],
@@ -83,21 +59,21 @@ class ComposedCriterion(YOLACTCriterion):
     ):
         """
         Args:
-            assigner: see :mod:`.assigners`.
+            assigner: see :mod:`.assigners`. The qualities that it gives are the class targets of
+                the positives and the weights of their boxes; otherwise both are 1.
             cls_loss: of logits and targets in 0..1, both (N, A, C), not reduced. None: softmax
                 cross entropy with hard negatives.
-            learn_iou: the class target of a positive is the IoU of its predicted box, not its
-                weight.
+            learn_iou: the class targets are the IoUs of the predicted boxes instead of 1.
             box_loss: of predicted and true boxes, both (P, 4) XYXY, not reduced. None: smooth L1 of
                 the box coding.
             use_dice: add the Dice loss to the mask loss.
-            kwargs: of :class:`YOLACTCriterion`; `iou_thresholds` are not used.
+            kwargs: of :class:`YOLACTCriterion`.
         """
         super().__init__(**kwargs)
         self.assigner = assigner
         self.cls_loss = cls_loss
         self.learn_iou = learn_iou
-        self.box_loss = box_loss
+        self.box_loss_function = box_loss
         self.use_dice = use_dice
 
     @classmethod
@@ -122,120 +98,86 @@ class ComposedCriterion(YOLACTCriterion):
             **super().from_config(cfg),
             "assigner": chosen(assigners, "ASSIGNER"),
             "cls_loss": chosen(CLASS_LOSSES, "CLS_LOSS_TYPE"),
-            # Task-aligned weights are IoUs already.
-            "learn_iou": node.CLS_LOSS_TYPE in ("quality_focal", "varifocal")
-            and node.ASSIGNER != "task_aligned",
+            "learn_iou": node.CLS_LOSS_TYPE in ("quality_focal", "varifocal"),
             "box_loss": chosen(BOX_LOSSES, "BBOX_REG_LOSS_TYPE"),
             "use_dice": chosen(mask_losses, "MASK_LOSS_TYPE"),
         }
 
-    def forward(
+    @torch.no_grad()
+    def assign(
         self,
         anchor_levels: Sequence[Boxes],
         predictions: DensePredictions,
-        prototypes: Tensor,
-        sem_seg_logits: Tensor,
-        gt_instances: Sequence[Instances],
-        mask_iou_head: MaskIoUHead | None = None,
-    ) -> dict[str, Tensor]:
-        """As :meth:`YOLACTCriterion.forward`, except that "loss_cls" (unless it is softmax) and
-        "loss_box_reg" are divided by the sum of the weights of the positives, which are their
-        qualities if the assigner gives them, and 1 otherwise."""
+        gt_boxes: Sequence[Boxes],
+        gt_classes: Sequence[Tensor],
+        crowd_boxes: Sequence[Boxes],
+    ) -> Sequence[AnchorTargets]:
+        """As :meth:`YOLACTCriterion.assign`."""
         anchors = Boxes.cat(list(anchor_levels))
-        objects, crowds = zip(*(split_crowds(gt) for gt in gt_instances))
-        gt_boxes = [relative_boxes(gt.gt_boxes, gt.image_size) for gt in objects]
-        crowd_boxes = [relative_boxes(gt.gt_boxes, gt.image_size) for gt in crowds]
-        boxes = self._decode(anchors.tensor, predictions.deltas)
         scores = class_scores(predictions.logits, has_background=self.cls_loss is None)
-        targets, weights = zip(
-            *(
-                self.assign(Candidates(anchor_levels, *candidates), crowds)
-                for *candidates, crowds in zip(
-                    boxes, scores, gt_boxes, [gt.gt_classes for gt in objects], crowd_boxes
-                )
+        targets = []
+        for i, (boxes, classes, crowds) in enumerate(zip(gt_boxes, gt_classes, crowd_boxes)):
+            predicted = self.box2box_transform.apply_deltas(predictions.deltas[i], anchors.tensor)
+            matches, labels, quality = self.assigner(
+                ImageAnchors(anchor_levels, predicted, scores[i], boxes, classes)
             )
-        )
-        positives = _positives_of_batch(targets, weights, boxes, gt_boxes)
-        samples = self._sample_masks(
-            prototypes, predictions.coefficients, targets, gt_boxes, objects
-        )
-        num_positives = max(len(positives.weights), 1)
-        losses = {
-            "loss_cls": self._class_loss(predictions.logits, targets, positives),
-            "loss_box_reg": self._weighted_box_loss(anchors.tensor, predictions.deltas, positives),
-            "loss_mask": torch.stack([self._mask_loss(x) for x in samples]).sum() / num_positives,
-            "loss_sem_seg": self._sem_seg_loss(sem_seg_logits, objects) / len(objects),
-        }
-        if mask_iou_head is not None:
-            loss_mask_iou = self._mask_iou_loss(samples, mask_iou_head)
-            losses["loss_mask_iou"] = loss_mask_iou / num_positives
-        return {name: loss * self.loss_weights[name] for name, loss in losses.items()}
+            ignore_crowds(labels, anchors, crowds, self.crowd_overlap_thresh)
+            target = anchor_targets(matches, labels, classes, self.num_classes)
+            if quality is not None:
+                quality = quality[target.positives]
+                target = target._replace(quality=quality, weights=quality)
+            elif self.learn_iou:
+                predicted = Boxes(predicted[target.positives])
+                quality = matched_pairwise_iou(predicted, boxes[target.matches])
+                target = target._replace(quality=quality)
+            targets.append(target)
+        return targets
 
-    def _decode(self, anchors: Tensor, deltas: Tensor) -> Tensor:
-        """(N, A, 4) predicted boxes."""
-        flat = anchors.expand_as(deltas).flatten(0, 1)
-        return self.box2box_transform.apply_deltas(deltas.flatten(0, 1), flat).view_as(deltas)
-
-    @torch.no_grad()
-    def assign(self, candidates: Candidates, crowd_boxes: Boxes) -> tuple[AnchorTargets, Tensor]:
-        """
-        Returns:
-            the targets of the anchors of one image; (P,) the weights of the positives.
-        """
-        matches, labels, quality = self.assigner(candidates)
-        anchors = Boxes.cat(list(candidates.anchors))
-        ignore_crowds(labels, anchors, crowd_boxes, self.crowd_overlap_thresh)
-        targets = anchor_targets(matches, labels, candidates.gt_classes, self.num_classes)
-        if quality is None:
-            quality = torch.ones_like(candidates.boxes[:, 0])
-        return targets, quality[targets.positives]
-
-    def _class_loss(
-        self, logits: Tensor, targets: Sequence[AnchorTargets], positives: Positives
-    ) -> Tensor:
+    def class_loss(self, logits: Tensor, targets: Sequence[AnchorTargets]) -> Tensor:
+        """The loss of all anchors that are not ignored, divided by the weights of the positives."""
         if self.cls_loss is None:
-            return self._softmax_loss(logits, targets)
-        wanted, labels = torch.zeros_like(logits), torch.stack([t.labels for t in targets])
-        quality = positives.weights
-        if self.learn_iou:
-            quality = matched_pairwise_iou(
-                Boxes(positives.boxes.detach()), Boxes(positives.gt_boxes)
+            return super().class_loss(logits, targets)
+        if logits.shape[2] != self.num_classes:
+            raise ValueError(
+                f"the head predicts {logits.shape[2]} scores an anchor, but the class loss needs "
+                f"{self.num_classes}: give it has_background=False"
             )
-        wanted[positives.images, positives.anchors, positives.classes] = quality
-        num_negatives = (labels == self.num_classes).sum()
-        log_anchor_counts(len(quality), num_negatives, len(targets))
+        wanted, labels = torch.zeros_like(logits), torch.stack([t.labels for t in targets])
+        for wanted_i, t in zip(wanted, targets):
+            wanted_i[t.positives, t.labels[t.positives]] = t.quality
+        num_positives = sum(len(t.positives) for t in targets)
+        log_anchor_counts(num_positives, (labels == self.num_classes).sum(), len(targets))
         losses = self.cls_loss(logits, wanted).sum(dim=2) * (labels >= 0)
-        return losses.sum() / positives.weights.sum().clamp(min=1)
+        return losses.sum() / _sum_of_weights(targets)
 
-    def _weighted_box_loss(self, anchors: Tensor, deltas: Tensor, positives: Positives) -> Tensor:
-        if self.box_loss is None:
-            true = self.box2box_transform.get_deltas(anchors[positives.anchors], positives.gt_boxes)
-            predicted = deltas[positives.images, positives.anchors]
-            losses = F.smooth_l1_loss(predicted, true, reduction="none").sum(dim=1)
+    def box_loss(
+        self,
+        anchors: Tensor,
+        deltas: Tensor,
+        targets: Sequence[AnchorTargets],
+        gt_boxes: Sequence[Boxes],
+    ) -> Tensor:
+        """The weighted mean of the losses of the positives."""
+        deltas = torch.cat([x[t.positives] for x, t in zip(deltas, targets)])
+        anchors = torch.cat([anchors[t.positives] for t in targets])
+        true = torch.cat([x.tensor[t.matches] for x, t in zip(gt_boxes, targets)])
+        if self.box_loss_function is None:
+            true = self.box2box_transform.get_deltas(anchors, true)
+            losses = F.smooth_l1_loss(deltas, true, reduction="none").sum(dim=1)
         else:
-            losses = self.box_loss(positives.boxes, positives.gt_boxes)
-        return (losses * positives.weights).sum() / positives.weights.sum().clamp(min=1)
+            boxes = self.box2box_transform.apply_deltas(deltas, anchors)
+            losses = self.box_loss_function(boxes, true)
+        weights = torch.cat([t.weights for t in targets])
+        return (losses * weights).sum() / _sum_of_weights(targets)
 
-    def _mask_loss(self, samples: MaskSamples) -> Tensor:
-        loss = mask_loss(samples.masks, samples.gt_masks, samples.gt_boxes)
+    def mask_loss(self, samples: MaskSamples) -> Tensor:
+        loss = super().mask_loss(samples)
         if self.use_dice:
-            loss = loss + dice_loss(samples.masks, samples.gt_masks)
-        return loss * samples.weight
+            loss = loss + dice_loss(samples.masks, samples.gt_masks) * samples.weight
+        return loss
 
 
-def _positives_of_batch(
-    targets: Sequence[AnchorTargets],
-    weights: Sequence[Tensor],
-    boxes: Tensor,
-    gt_boxes: Sequence[Boxes],
-) -> Positives:
-    anchors = torch.cat([t.positives for t in targets])
-    images = torch.cat([torch.full_like(t.positives, i) for i, t in enumerate(targets)])
-    return Positives(
-        images,
-        anchors,
-        torch.cat([t.labels[t.positives] for t in targets]),
-        boxes[images, anchors],
-        torch.cat([x.tensor[t.matches] for x, t in zip(gt_boxes, targets)]),
-        torch.cat(list(weights)),
-    )
+def _sum_of_weights(targets: Sequence[AnchorTargets]) -> Tensor:
+    """Of the positives in the batch, at least 1; the mean of all processes."""
+    total = torch.cat([t.weights for t in targets]).sum()
+    return (differentiable_all_reduce(total) / comm.get_world_size()).clamp(min=1)

@@ -17,7 +17,14 @@ from .head import DensePredictions
 from .losses import classification_loss, mask_iou, mask_loss, semantic_segmentation_loss
 from .mask_iou_head import MaskIoUHead
 from .masks import scale_boxes, soft_masks
-from .matcher import FOREGROUND, IGNORE, match_anchors
+from .matcher import FOREGROUND, IGNORE, ignore_crowds, match_anchors
+
+_PAPER_PARTS = {
+    "ASSIGNER": "max_iou",
+    "CLS_LOSS_TYPE": "softmax",
+    "BBOX_REG_LOSS_TYPE": "smooth_l1",
+    "MASK_LOSS_TYPE": "bce",
+}
 
 YOLACT_CRITERION_REGISTRY = Registry("YOLACT_CRITERION")
 YOLACT_CRITERION_REGISTRY.__doc__ = """
@@ -30,8 +37,15 @@ The registered object is called with `obj(cfg)` and returns a module that is cal
 
 def build_criterion(cfg) -> nn.Module:
     """Build the criterion that ``cfg.MODEL.YOLACT.CRITERION`` names."""
-    name = cfg.MODEL.YOLACT.CRITERION
-    return get_registered(YOLACT_CRITERION_REGISTRY, name, "MODEL.YOLACT.CRITERION")(cfg)
+    node = cfg.MODEL.YOLACT
+    criterion = get_registered(YOLACT_CRITERION_REGISTRY, node.CRITERION, "MODEL.YOLACT.CRITERION")
+    for key, papers in _PAPER_PARTS.items():
+        if criterion is YOLACTCriterion and node[key] != papers:
+            raise ValueError(
+                f"MODEL.YOLACT.{key} is {node[key]!r}: YOLACTCriterion has {papers!r} only, set "
+                "MODEL.YOLACT.CRITERION to 'ComposedCriterion'"
+            )
+    return criterion(cfg)
 
 
 class AnchorTargets(NamedTuple):
@@ -43,14 +57,10 @@ class AnchorTargets(NamedTuple):
     """(P,) indices of the foreground anchors."""
     matches: Tensor
     """(P,) indices of their objects in the ground truth of the image."""
-
-
-PAPER_PARTS = {
-    "ASSIGNER": "max_iou",
-    "CLS_LOSS_TYPE": "softmax",
-    "BBOX_REG_LOSS_TYPE": "smooth_l1",
-    "MASK_LOSS_TYPE": "bce",
-}
+    quality: Tensor
+    """(P,) in 0..1, how well they fit their objects; 1 if the assignment does not say."""
+    weights: Tensor
+    """(P,) of their boxes in the loss, usually 1."""
 
 
 class MaskSamples(NamedTuple):
@@ -112,13 +122,6 @@ class YOLACTCriterion(nn.Module):
 
     @classmethod
     def from_config(cls, cfg):
-        if cls is YOLACTCriterion:
-            for key, papers in PAPER_PARTS.items():
-                if cfg.MODEL.YOLACT[key] != papers:
-                    raise ValueError(
-                        f"MODEL.YOLACT.{key} is {cfg.MODEL.YOLACT[key]!r}: YOLACTCriterion has "
-                        f"{papers!r} only, set MODEL.YOLACT.CRITERION to 'ComposedCriterion'"
-                    )
         return {
             "box2box_transform": build_box_transform(cfg),
             "num_classes": cfg.MODEL.YOLACT.NUM_CLASSES,
@@ -161,24 +164,21 @@ class YOLACTCriterion(nn.Module):
             device, "loss_sem_seg" by the number of images, and "loss_cls" by
             max(positives, negatives / `negatives_per_positive`).
         """
-        anchors = Boxes.cat(list(anchor_levels))
         objects, crowds = zip(*(split_crowds(gt) for gt in gt_instances))
         gt_boxes = [relative_boxes(gt.gt_boxes, gt.image_size) for gt in objects]
         crowd_boxes = [relative_boxes(gt.gt_boxes, gt.image_size) for gt in crowds]
-        targets = [
-            self.label_anchors(anchors, boxes, gt.gt_classes, crowd)
-            for boxes, gt, crowd in zip(gt_boxes, objects, crowd_boxes)
-        ]
-        num_positives = max(sum(len(t.positives) for t in targets), 1)
-        loss_box_reg = self._box_loss(anchors, predictions.deltas, targets, gt_boxes)
+        targets = self.assign(
+            anchor_levels, predictions, gt_boxes, [gt.gt_classes for gt in objects], crowd_boxes
+        )
         samples = self._sample_masks(
             prototypes, predictions.coefficients, targets, gt_boxes, objects
         )
-        mask_losses = [mask_loss(s.masks, s.gt_masks, s.gt_boxes) * s.weight for s in samples]
+        anchors = Boxes.cat(list(anchor_levels)).tensor
+        num_positives = max(sum(len(t.positives) for t in targets), 1)
         losses = {
-            "loss_cls": self._softmax_loss(predictions.logits, targets),
-            "loss_box_reg": loss_box_reg / num_positives,
-            "loss_mask": torch.stack(mask_losses).sum() / num_positives,
+            "loss_cls": self.class_loss(predictions.logits, targets),
+            "loss_box_reg": self.box_loss(anchors, predictions.deltas, targets, gt_boxes),
+            "loss_mask": torch.stack([self.mask_loss(s) for s in samples]).sum() / num_positives,
             "loss_sem_seg": self._sem_seg_loss(sem_seg_logits, objects) / len(objects),
         }
         if mask_iou_head is not None:
@@ -187,23 +187,37 @@ class YOLACTCriterion(nn.Module):
         return {name: loss * self.loss_weights[name] for name, loss in losses.items()}
 
     @torch.no_grad()
-    def label_anchors(
-        self, anchors: Boxes, gt_boxes: Boxes, gt_classes: Tensor, crowd_boxes: Boxes
-    ) -> AnchorTargets:
-        """Assign a class and an object to every anchor of one image.
+    def assign(
+        self,
+        anchor_levels: Sequence[Boxes],
+        predictions: DensePredictions,
+        gt_boxes: Sequence[Boxes],
+        gt_classes: Sequence[Tensor],
+        crowd_boxes: Sequence[Boxes],
+    ) -> Sequence[AnchorTargets]:
+        """Assign a class and an object to the anchors of N images.
 
         Args:
-            anchors: A anchors.
-            gt_boxes: boxes of G objects, in the units of the anchors.
-            gt_classes: (G,)
-            crowd_boxes: boxes of crowd regions, in the units of the anchors.
+            anchor_levels, predictions: see :meth:`forward`.
+            gt_boxes: N times boxes of G objects, in the units of the anchors.
+            gt_classes: N times (G,).
+            crowd_boxes: N times boxes of crowd regions, in the units of the anchors.
         """
-        matches, labels = match_anchors(
-            anchors, gt_boxes, crowd_boxes, self.iou_thresholds, self.crowd_overlap_thresh
-        )
-        return anchor_targets(matches, labels, gt_classes, self.num_classes)
+        anchors = Boxes.cat(list(anchor_levels))
+        targets = []
+        for boxes, classes, crowds in zip(gt_boxes, gt_classes, crowd_boxes):
+            matches, labels = match_anchors(anchors, boxes, self.iou_thresholds)
+            ignore_crowds(labels, anchors, crowds, self.crowd_overlap_thresh)
+            targets.append(anchor_targets(matches, labels, classes, self.num_classes))
+        return targets
 
-    def _softmax_loss(self, logits: Tensor, targets: Sequence[AnchorTargets]) -> Tensor:
+    def class_loss(self, logits: Tensor, targets: Sequence[AnchorTargets]) -> Tensor:
+        """Softmax cross entropy with hard negatives, for logits (N, A, C + 1)."""
+        if logits.shape[2] != self.num_classes + 1:
+            raise ValueError(
+                f"the head predicts {logits.shape[2]} scores an anchor, but softmax needs "
+                f"{self.num_classes + 1}: give it has_background=True"
+            )
         loss, num_negatives = classification_loss(
             logits,
             torch.stack([t.labels for t in targets]),
@@ -216,27 +230,34 @@ class YOLACTCriterion(nn.Module):
         normalizer = num_negatives / max(self.negatives_per_positive, 1)
         return loss / normalizer.clamp(min=max(num_positives, 1))
 
-    def _box_loss(
+    def box_loss(
         self,
-        anchors: Boxes,
+        anchors: Tensor,
         deltas: Tensor,
         targets: Sequence[AnchorTargets],
-        gt_boxes: list[Boxes],
+        gt_boxes: Sequence[Boxes],
     ) -> Tensor:
+        """Smooth L1 of the coded boxes (N, A, 4), per positive."""
         losses = []
         for deltas_i, target, boxes in zip(deltas, targets, gt_boxes):
             gt_deltas = self.box2box_transform.get_deltas(
-                anchors.tensor[target.positives], boxes.tensor[target.matches]
+                anchors[target.positives], boxes.tensor[target.matches]
             )
             losses.append(F.smooth_l1_loss(deltas_i[target.positives], gt_deltas, reduction="sum"))
-        return torch.stack(losses).sum()
+        num_positives = sum(len(t.positives) for t in targets)
+        return torch.stack(losses).sum() / max(num_positives, 1)
+
+    def mask_loss(self, samples: MaskSamples) -> Tensor:
+        """Binary cross entropy of the masks of one image, a sum over its positives."""
+        loss = mask_loss(samples.masks, samples.gt_masks, samples.gt_boxes)
+        return loss * samples.weight
 
     def _sample_masks(
         self,
         prototypes: Tensor,
         coefficients: Tensor,
         targets: Sequence[AnchorTargets],
-        gt_boxes: list[Boxes],
+        gt_boxes: Sequence[Boxes],
         objects: Sequence[Instances],
     ) -> list[MaskSamples]:
         """Assemble the masks of (a random subset of) the positives of each image."""
@@ -292,7 +313,8 @@ def anchor_targets(
     classes = torch.full_like(labels, num_classes, dtype=torch.int64)
     classes[labels == IGNORE] = -1
     classes[positives] = gt_classes[matches]
-    return AnchorTargets(classes, positives, matches)
+    ones = torch.ones_like(positives, dtype=torch.float32)
+    return AnchorTargets(classes, positives, matches, quality=ones, weights=ones)
 
 
 def relative_boxes(boxes: Boxes, image_size: tuple[int, int]) -> Boxes:

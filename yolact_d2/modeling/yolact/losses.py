@@ -114,7 +114,7 @@ def varifocal_loss(
         not reduced.
     """
     losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    weights = torch.where(targets > 0, targets, alpha * logits.detach().sigmoid() ** gamma)
+    weights = torch.where(targets > 0, targets, alpha * logits.sigmoid() ** gamma)
     return losses * weights
 
 

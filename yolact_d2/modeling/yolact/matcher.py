@@ -41,23 +41,17 @@ def match_one_to_one(iou: Tensor) -> Tensor:
 
 
 def match_anchors(
-    anchors: Boxes,
-    gt_boxes: Boxes,
-    crowd_boxes: Boxes,
-    iou_thresholds: Sequence[float],
-    crowd_overlap_thresh: float,
+    anchors: Boxes, gt_boxes: Boxes, iou_thresholds: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
-    """Match the anchors of one image with its objects (the authors' ``match``).
+    """Match the anchors of one image with its objects (the authors' ``match``; for its crowd
+    regions see :func:`ignore_crowds`).
 
     Args:
         anchors: A anchors.
         gt_boxes: boxes of G objects, without crowd regions.
-        crowd_boxes: boxes of crowd regions.
         iou_thresholds: (low, high). Anchors whose largest IoU is at least `high` are foreground,
             those below `low` background, those between ignored. In addition, each object gets one
             anchor of its own, see :func:`match_one_to_one`.
-        crowd_overlap_thresh: anchors that are not foreground are ignored if more than this
-            fraction of their area is inside a crowd region.
 
     Returns:
         matches: (A,) index of the object of each anchor, 0 if the image has no object.
@@ -79,7 +73,6 @@ def match_anchors(
         labels[own_anchor[has_anchor]] = FOREGROUND
         matches[own_anchor[has_anchor]] = has_anchor
 
-    ignore_crowds(labels, anchors, crowd_boxes, crowd_overlap_thresh)
     return matches, labels
 
 
@@ -90,7 +83,10 @@ def ignore_crowds(
 
     Args:
         labels: (A,), as :func:`match_anchors` returns them.
-        anchors, crowd_boxes, crowd_overlap_thresh: see :func:`match_anchors`.
+        anchors: A anchors.
+        crowd_boxes: boxes of crowd regions.
+        crowd_overlap_thresh: anchors are ignored if more than this fraction of their area is inside
+            a crowd region.
     """
     if len(crowd_boxes) > 0:
         overlap = in_chunks(pairwise_ioa, crowd_boxes, anchors).amax(dim=0)

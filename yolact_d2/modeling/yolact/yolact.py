@@ -136,6 +136,11 @@ class YOLACT(InstanceDetector):
                 f"MODEL.ANCHOR_GENERATOR.NAME: the boxes of {cfg.MODEL.ANCHOR_GENERATOR.NAME} are "
                 "not relative to the image (0..1), as those of YOLACTAnchorGenerator are"
             )
+        if cfg.MODEL.YOLACT.ANCHOR_FREE and set(anchor_generator.num_cell_anchors) != {1}:
+            raise ValueError(
+                "MODEL.YOLACT.ANCHOR_FREE needs one location a cell: one value for each level in "
+                "MODEL.ANCHOR_GENERATOR.SIZES and ASPECT_RATIOS"
+            )
         mask_iou_head = None
         if cfg.MODEL.YOLACT.MASK_IOU.ENABLED:
             smallest = min(
