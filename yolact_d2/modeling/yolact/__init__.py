@@ -1,4 +1,5 @@
-from .anchors import YOLACTAnchorGenerator
+from .anchors import DistanceTransform, YOLACTAnchorGenerator
+from .assigners import assign_atss, assign_by_iou, assign_task_aligned
 from .composed_criterion import ComposedCriterion
 from .criterion import YOLACT_CRITERION_REGISTRY, YOLACTCriterion, build_criterion
 from .head import (
