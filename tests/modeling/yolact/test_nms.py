@@ -1,19 +1,24 @@
 """Fast NMS and its variants against plain loops and torchvision's NMS."""
 
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain import box_area, box_intersection
-from strategies import distinct_scores, integer_boxes
+from strategies import distinct_scores, integer_boxes, tensors
 from torchvision.ops import nms
 
+from yolact_d2.modeling.yolact import nms as module
 from yolact_d2.modeling.yolact.nms import (
     NMS_REGISTRY,
+    Detections,
     batched_nms,
     batched_pairwise_iou,
     cross_class_fast_nms,
     fast_nms,
+    fast_nms_of_batch,
     get_nms,
 )
 
@@ -57,7 +62,7 @@ def _kept(boxes, ranked, iou_thresh):
 
 def _fast_nms_loop(boxes, scores, iou_thresh, topk, max_detections):
     found = []
-    for c in range(len(scores[0])):
+    for c in range(len(scores[0]) if scores else 0):
         ranked = sorted(range(len(boxes)), key=lambda b: -scores[b][c])[:topk]
         found += [(b, c, scores[b][c]) for b in _kept(boxes, ranked, iou_thresh)]
     return sorted(found, key=lambda detection: -detection[2])[:max_detections]
@@ -125,6 +130,57 @@ def test_fast_nms_also_drops_boxes_that_only_suppressed_boxes_overlap(drawn, iou
         expected_ordinary |= {(box, c) for box in kept}
     assert fast == expected_fast and ordinary == expected_ordinary
     assert fast <= ordinary
+
+
+@st.composite
+def _equal_scores(draw):
+    """Boxes, and scores of which many are equal or below 0."""
+    boxes = draw(integer_boxes())
+    values = st.sampled_from(draw(st.sampled_from([[0.5], [-1, 0], [-1, 0, 0.25, 0.5, 0.75]])))
+    return boxes, draw(tensors((len(boxes), draw(st.integers(1, 6))), values))
+
+
+@settings(max_examples=300)
+@given(
+    _boxes_and_scores(max_classes=6) | _equal_scores(),
+    st.sampled_from([0.0, 0.3, 0.5, 1.0]),
+    *[st.integers(1, 9)] * 3,
+)
+def test_the_best_pairs_give_what_all_pairs_give(drawn, iou_thresh, topk, max_detections, pairs):
+    """In the same order: equal scores are in the order of their classes, then of their boxes."""
+    boxes, scores = drawn
+    limits = dict(iou_thresh=iou_thresh, topk=topk, max_detections=max_detections)
+    expected = _fast_nms_loop(boxes.tolist(), scores.tolist(), **limits)
+    expected = [detection for detection in expected if detection[2] >= 0]
+    for best_pairs in (pairs, 10**6):
+        with mock.patch.object(module, "_BEST_PAIRS", best_pairs):
+            assert _as_list(_call(fast_nms, boxes, scores, **limits)) == expected
+    for num in range(1, scores.numel() + 1):
+        found = module._fast_nms_of_best_pairs(boxes, scores, num, **limits)
+        assert found is None or _as_list(found) == expected
+
+
+def test_the_best_of_many_pairs_give_what_all_pairs_give():
+    num_exact = 0
+    for seed in range(24):
+        # 30, 300 or 3000 different scores; all classes alike, or few with high scores.
+        num_values, num_classes, power = (
+            30 * 10 ** (seed % 3),
+            [3, 40][seed % 2],
+            [1, 9][seed // 12],
+        )
+        boxes, scores = _random(350, num_classes, seed)
+        scores *= torch.linspace(0.1, 1, num_classes) ** power
+        scores = (scores * num_values).round() / num_values
+        scores[::7] = -1
+        limits = dict(iou_thresh=0.5, topk=[200, 20][seed // 6 % 2], max_detections=100)
+        found = fast_nms_of_batch(boxes[None], scores[None], **limits)
+        expected = Detections(*(x[0, found.scores[0] >= 0] for x in found))
+        assert _as_list(_call(fast_nms, boxes, scores, **limits)) == _as_list(expected)
+        best = module._fast_nms_of_best_pairs(boxes, scores, 400, **limits)
+        assert best is None or _as_list(best) == _as_list(expected)
+        num_exact += best is not None
+    assert 5 < num_exact < 24
 
 
 @settings(max_examples=50)

@@ -1,7 +1,7 @@
 """Non-maximum suppression: Fast NMS and variants, registered by name."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.utils.registry import Registry
@@ -11,8 +11,10 @@ from torchvision import ops
 from ..registry import get_registered
 from ..tracing import is_tracing, smaller
 
-# Number of classes processed at once on a CPU, such that their IoUs fit the cache.
-_MAX_CPU_CLASSES = 4
+# Number of IoUs that a CPU computes at once, such that they fit the cache.
+_MAX_CPU_IOUS = 160_000
+# Number of pairs that fast_nms tries first on a CPU.
+_BEST_PAIRS = 400
 
 NMS_REGISTRY = Registry("NMS")
 NMS_REGISTRY.__doc__ = """
@@ -94,18 +96,71 @@ def fast_nms_of_batch(
         Those that an image lacks come last and have the score -1.
     """
     num_classes = scores.shape[2]
-    class_scores, order = scores.transpose(1, 2).topk(smaller(topk, boxes.shape[1]), dim=2)
+    class_scores, order = _best(scores.transpose(1, 2), smaller(topk, boxes.shape[1]))
     ranks = order.shape[2]
     sorted_boxes = boxes.gather(1, order.flatten(1)[..., None].expand(-1, -1, 4))
     sorted_boxes = sorted_boxes.unflatten(1, (num_classes, ranks))
     # On a CPU some classes at a time; an exported graph has all of them in one node.
-    whole = boxes.device.type != "cpu" or is_tracing()
-    parts = sorted_boxes.split(num_classes if whole else _MAX_CPU_CLASSES, dim=1)
+    at_once = max(1, _MAX_CPU_IOUS // max(1, ranks**2)) if _is_eager_cpu(boxes) else num_classes
+    parts = sorted_boxes.split(at_once, dim=1)
     keep = torch.cat([fast_nms_keep(part, iou_thresh) for part in parts], dim=1)
 
     ranked = class_scores.masked_fill(~keep, -1).flatten(1)
-    best, flat = ranked.topk(smaller(max_detections, ranked.shape[1]), dim=1)
+    best, flat = _best(ranked, smaller(max_detections, ranked.shape[1]))
     return Detections(order.flatten(1).gather(1, flat), flat // ranks, best)
+
+
+def _is_eager_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not is_tracing()
+
+
+def _best(scores: Tensor, num: Any) -> tuple[Tensor, Tensor]:
+    """The `num` best scores of the last dimension in descending order, and their indices.
+
+    On a CPU, equal scores are in the order of their indices. Elsewhere `topk` decides.
+    """
+    if not _is_eager_cpu(scores):
+        return scores.topk(num, dim=-1)
+    best, order = scores.sort(dim=-1, descending=True, stable=True)
+    return best[..., :num], order[..., :num]
+
+
+def _fast_nms_of_best_pairs(
+    boxes: Tensor,
+    scores: Tensor,
+    num_pairs: int,
+    *,
+    iou_thresh: float,
+    topk: int,
+    max_detections: int,
+) -> Detections | None:
+    """What :func:`fast_nms` returns, from the `num_pairs` best (box, class) pairs alone.
+
+    This is exact, because only better pairs suppress a pair.
+
+    Args:
+        boxes: (A, 4) XYXY.
+        scores: (A, C).
+        num_pairs: at most A * C.
+
+    Returns:
+        None if other pairs may be missing among the detections.
+    """
+    class_scores = scores.t()
+    lowest = class_scores.flatten().topk(num_pairs, sorted=False).values.amin().clamp(min=0)
+    # With all pairs that are equal to the last one. By class, as in fast_nms_of_batch.
+    classes, indices = (class_scores >= lowest).nonzero(as_tuple=True)
+    if len(indices) > 2 * num_pairs:
+        return None
+    best, order = _best(scores[indices, classes], len(indices))
+    indices, classes = indices[order], classes[order]
+    is_better = (classes[:, None] == classes).triu_(diagonal=1)  # (better, other) of a class
+    suppresses = (batched_pairwise_iou(boxes[indices]) > iou_thresh).logical_and_(is_better)
+    keep = ~suppresses.any(dim=0) & (is_better.sum(dim=0) < topk)
+    keep = keep.nonzero().squeeze(1)[:max_detections]
+    if len(keep) < max_detections and lowest > 0:
+        return None
+    return Detections(indices[keep], classes[keep], best[keep])
 
 
 @NMS_REGISTRY.register()
@@ -122,10 +177,19 @@ def fast_nms(
 
     Ignores `score_thresh`: as in the authors' code, a box may be a detection of any class with any
     score if its best class score exceeds the threshold (worth 0.2 mAP according to them).
+
+    On a CPU, equal scores are in the order of their classes, then of their boxes.
     """
-    indices, classes, scores = fast_nms_of_batch(
-        boxes[None], scores[None], iou_thresh=iou_thresh, topk=topk, max_detections=max_detections
-    )
+    limits: dict[str, Any] = dict(iou_thresh=iou_thresh, topk=topk, max_detections=max_detections)
+    if _is_eager_cpu(boxes):
+        num_pairs = _BEST_PAIRS
+        # As long as this takes less than half of the IoUs of all classes.
+        while 2 * num_pairs**2 < scores.shape[1] * min(topk, len(boxes)) ** 2:
+            detections = _fast_nms_of_best_pairs(boxes, scores, num_pairs, **limits)
+            if detections is not None:
+                return detections
+            num_pairs *= 2
+    indices, classes, scores = fast_nms_of_batch(boxes[None], scores[None], **limits)
     if torch.compiler.is_exporting():  # the number of detections is fixed
         return Detections(indices[0], classes[0], scores[0])
     found = (scores[0] >= 0).nonzero().squeeze(1)
