@@ -14,6 +14,8 @@ from .tracing import is_tracing
 # fit the cache.
 _MAX_PIXELS = 2**25
 _MAX_CPU_PIXELS = 2**18
+# Largest number of bytes in huge pages, which masks fill only in part.
+_MAX_HUGE_BYTES = 2**26
 
 
 def inside_windows(windows: Tensor, height: int, width: int) -> Tensor:
@@ -70,6 +72,7 @@ def paste_windows(
     resized_size: Sequence[int],
     size: Sequence[int],
     threshold: float,
+    targets: Sequence[Sequence[int]] | None = None,
 ) -> Tensor:
     """Resize masks on a CPU that are zero outside a window, and threshold them.
 
@@ -77,23 +80,26 @@ def paste_windows(
     one at a time.
 
     Args:
-        parts: of each of N masks the part (h, w) inside its window, float, at most twice the
+        parts: of each of M masks the part (h, w) inside its window, float, at most twice the
             threshold.
-        windows: N times XYXY, grid cells, ends excluded.
+        windows: M times XYXY, grid cells, ends excluded.
         grid_size: (height, width) of the grid.
         resized_size: (height, width) that the whole grid is resized to.
         size: (height, width) of the result, the upper left of the resized grid.
         threshold: above 0.
+        targets: the indices of each mask in the result, each of 0..N-1 once; by default its own.
 
     Returns:
         (N, height, width) bool.
     """
+    if targets is None:
+        targets = [[i] for i in range(len(windows))]
     # A bilinear resize is a matrix product in each direction.
     rows, columns = (
         _bilinear_matrix(old, new)[:end] for old, new, end in zip(grid_size, resized_size, size)
     )
-    pasted = _lazy_zeros((len(windows), *size))
-    for part, out, (c1, r1, c2, r2) in zip(parts, pasted, windows):
+    pasted = _lazy_zeros((sum(map(len, targets)), *size))
+    for part, (c1, r1, c2, r2), (index, *copies) in zip(parts, windows, targets):
         if c1 >= c2 or r1 >= r2:
             continue
         # Pixels that are nearer to cells outside the window do not exceed the threshold.
@@ -103,11 +109,13 @@ def paste_windows(
         )
         if y1 >= y2 or x1 >= x2:
             continue
-        out = out[y1:y2, x1:x2]
+        out = pasted[index, y1:y2, x1:x2]
         tall = rows[y1:y2, r1:r2] @ part
         chunk = max(1, _MAX_CPU_PIXELS // out.shape[1])
         for tall_part, out_part in zip(tall.split(chunk), out.split(chunk)):
             torch.gt(tall_part @ columns[x1:x2, c1:c2].t(), threshold, out=out_part)
+        for i in copies:
+            pasted[i, y1:y2, x1:x2] = out
     return pasted
 
 
@@ -121,10 +129,12 @@ def _lazy_zeros(shape: tuple[int, ...]) -> Tensor:
     """CPU bool zeros that take up memory only where they are written to.
 
     For 100 small masks of 3840 x 2160: 52 MB, `np.zeros` (huge pages) 262 MB, `torch.zeros` 821 MB.
+    For 100 masks of 640 x 427, huge pages take up to 27 MB, but page faults half the time.
     """
     if 0 in shape:
         return torch.zeros(shape, dtype=torch.bool)
     memory = mmap.mmap(-1, math.prod(shape), access=mmap.ACCESS_COPY)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    advice = "MADV_HUGEPAGE" if len(memory) <= _MAX_HUGE_BYTES else "MADV_NOHUGEPAGE"
+    if hasattr(mmap, advice):
+        memory.madvise(getattr(mmap, advice))
     return torch.frombuffer(memory, dtype=torch.bool).view(shape)

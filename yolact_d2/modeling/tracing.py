@@ -11,6 +11,11 @@ def is_tracing() -> bool:
     return torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
+def is_eager_cpu(x: Tensor) -> bool:
+    """Whether Python may look at the values of a tensor without waiting for a device."""
+    return x.device.type == "cpu" and not is_tracing()
+
+
 def smaller(limit: int, size: Any) -> Any:
     """The minimum of a number and a size, which is a tensor under ``torch.jit.trace``."""
     return size.clamp(max=limit) if isinstance(size, Tensor) else min(limit, size)

@@ -13,6 +13,7 @@ from strategies import seeds
 from yolact_d2.modeling.yolact.masks import (
     assemble_masks,
     clip_boxes,
+    detection_masks,
     inside_boxes,
     paste_masks,
     resize_masks,
@@ -121,6 +122,24 @@ def test_paste_masks_equals_a_resize_of_whole_masks(size):
         wrong = result != (exact > 0.5)
         assert ((exact[wrong] - 0.5).abs() < 1e-6).all()  # where rounding decides
         assert result.any() or size == (1, 1)
+
+
+def test_detection_masks_are_the_soft_masks_resized():
+    for seed, size in enumerate([(1, 1), (37, 50), (427, 640), (9, 300)]):
+        generator = torch.Generator().manual_seed(seed)
+        prototypes = torch.randn(5, 23, 31, generator=generator)
+        boxes = _cropped_masks(12)[1]
+        coefficients = torch.randn(12, 5, generator=generator)
+        # Detections with equal boxes, with equal coefficients, and with both.
+        order = torch.randint(12, (2, 40), generator=generator)
+        boxes, coefficients = boxes[order[0]], coefficients[order[0].where(order[0] < 7, order[1])]
+        soft = soft_masks(prototypes.double(), coefficients.double(), boxes)
+        exact = torch.nn.functional.interpolate(soft[:, None], size=size, mode="bilinear")[:, 0]
+        result = detection_masks(prototypes, coefficients, boxes, size)
+        assert result.shape == (40, *size) and result.dtype == torch.bool
+        assert ((exact[result != (exact > 0.5)] - 0.5).abs() < 1e-6).all()  # where rounding decides
+        assert result.any() or size == (1, 1)
+    assert detection_masks(prototypes, coefficients[:0], boxes[:0], (20, 30)).shape == (0, 20, 30)
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, 1e30, -1e30])

@@ -20,6 +20,7 @@ from yolact_d2.modeling.yolact.nms import (
     fast_nms,
     fast_nms_of_batch,
     get_nms,
+    may_exceed,
 )
 
 ALL = [fast_nms, cross_class_fast_nms, batched_nms]
@@ -212,6 +213,27 @@ def test_boxes_with_an_iou_of_exactly_the_threshold_are_kept(function):
 @pytest.mark.parametrize("function", ALL)
 def test_one_of_identical_boxes_with_equal_scores_is_kept(function):
     assert len(_call(function, [[1, 2, 3, 5]] * 6, [[0.7]] * 6).indices) == 1
+
+
+def test_only_boxes_that_may_exceed_the_threshold_need_a_softmax():
+    """Their probabilities are the same to the bit, and those of the others are not above it."""
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        logits = (
+            torch.randn(300, [2, 4, 81][seed % 3], generator=generator) * [1, 5, 40][seed // 3 % 3]
+        )
+        logits[:, -1] += [0, 4][seed % 2]
+        logits[:3] *= torch.tensor([[1e4], [1e30], [1e38]])
+        for row, value in enumerate([torch.inf, -torch.inf, torch.nan]):
+            logits[3 + row, 0] = logits[6 + row, -1] = logits[9 + row] = value
+        probabilities = logits.softmax(dim=1)
+        best = probabilities[:, :-1].amax(dim=1)
+        of_boxes = best[best > 1e-6][:9].tolist()
+        for score_thresh in [0.01, 0.05, 0.5, 0.999, 1.0, 2.0, *of_boxes]:
+            likely = may_exceed(logits, score_thresh)
+            assert not (best > score_thresh)[~likely].any()
+            found = logits[likely].softmax(dim=1)
+            torch.testing.assert_close(found, probabilities[likely], rtol=0, atol=0, equal_nan=True)
 
 
 def test_batched_pairwise_iou():

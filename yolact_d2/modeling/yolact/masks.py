@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..masks import inside_windows, paste_windows, resize_masks
-from ..tracing import is_tracing
+from ..tracing import is_eager_cpu
 
 
 def assemble_masks(prototypes: Tensor, coefficients: Tensor) -> Tensor:
@@ -90,13 +90,47 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: Sequence[int]) -> Tensor:
     Returns:
         (N, height, width) bool, what :func:`resize_masks` returns up to rounding.
     """
-    if masks.device.type != "cpu" or is_tracing():
+    if not is_eager_cpu(masks):
         # On a GPU, fetching the boxes takes longer than resizing whole masks.
         return resize_masks(masks, size)
     grid = masks.shape[1:]
     windows = _windows(boxes, *grid).tolist()
     parts = [mask[y1:y2, x1:x2] for mask, (x1, y1, x2, y2) in zip(masks, windows)]
     return paste_windows(parts, windows, grid, size, size, 0.5)
+
+
+def detection_masks(
+    prototypes: Tensor, coefficients: Tensor, boxes: Tensor, size: Sequence[int]
+) -> Tensor:
+    """The masks of detections at the resolution of the image, from prototypes.
+
+    Args:
+        prototypes: (k, h, w).
+        coefficients: (N, k).
+        boxes: (N, 4) XYXY, in grid cells.
+        size: (height, width) of the result, in pixels.
+
+    Returns:
+        (N, height, width) bool, :func:`paste_masks` of :func:`soft_masks` up to rounding.
+    """
+    if not is_eager_cpu(prototypes):
+        return paste_masks(soft_masks(prototypes, coefficients, boxes), boxes, size)
+    # A box may be a detection of several classes. Its mask is computed once.
+    targets = _equal_rows(torch.cat([boxes, coefficients], dim=1))
+    first = [indices[0] for indices in targets]
+    grid = prototypes.shape[1:]
+    windows = _windows(boxes[first], *grid).tolist()
+    logits = assemble_masks(prototypes, coefficients[first])
+    parts = (mask[y1:y2, x1:x2].sigmoid() for mask, (x1, y1, x2, y2) in zip(logits, windows))
+    return paste_windows(parts, windows, grid, size, size, 0.5, targets)
+
+
+def _equal_rows(x: Tensor) -> list[list[int]]:
+    """The indices of equal rows of a CPU tensor (N, D): one list for each different row."""
+    indices: dict[bytes, list[int]] = {}
+    for i, row in enumerate(x.detach().numpy()):
+        indices.setdefault(row.tobytes(), []).append(i)
+    return [*indices.values()]
 
 
 def _windows(boxes: Tensor, height: int, width: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Non-maximum suppression: Fast NMS and variants, registered by name."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from torchvision import ops
 
 from ..registry import get_registered
-from ..tracing import is_tracing, smaller
+from ..tracing import is_eager_cpu, smaller
 
 # Number of IoUs that a CPU computes at once, such that they fit the cache.
 _MAX_CPU_IOUS = 160_000
@@ -42,6 +43,22 @@ def get_nms(name: str) -> Callable[..., Detections]:
     return get_registered(NMS_REGISTRY, name, "MODEL.YOLACT.NMS")
 
 
+def may_exceed(logits: Tensor, score_thresh: float) -> Tensor:
+    """Boxes whose best class may have a probability above a threshold, without a softmax.
+
+    The probability of a class is at most exp(its logit - the background's).
+
+    Args:
+        logits: (A, C + 1), the background last.
+        score_thresh: above 0.
+
+    Returns:
+        (A,) bool, true for all boxes above the threshold; of a trained model for few others.
+    """
+    margin = 1e-3  # for rounding
+    return logits[:, :-1].amax(dim=1) - logits[:, -1] > math.log(score_thresh) - margin
+
+
 def batched_pairwise_iou(boxes: Tensor) -> Tensor:
     """IoU of all pairs of boxes in each of many lists.
 
@@ -51,19 +68,25 @@ def batched_pairwise_iou(boxes: Tensor) -> Tensor:
     Returns:
         (..., N, N), 0 for two boxes without area.
     """
-    x1, y1, x2, y2 = boxes.unbind(dim=-1)
+    return _iou(boxes[..., :, None, :], boxes[..., None, :, :])
+
+
+def _iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU (...) of boxes (..., 4) that are broadcast, 0 for two boxes without area."""
     # In place, because these are the largest tensors of inference.
-    intersection = _pairwise_overlap(x1, x2).mul_(_pairwise_overlap(y1, y2))
-    area = (x2 - x1) * (y2 - y1)
-    union = (area[..., :, None] + area[..., None, :]).sub_(intersection)
+    intersection = _overlap(a[..., ::2], b[..., ::2]).mul_(_overlap(a[..., 1::2], b[..., 1::2]))
+    union = (_area(a) + _area(b)).sub_(intersection)
     return intersection.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
 
 
-def _pairwise_overlap(start: Tensor, end: Tensor) -> Tensor:
-    """(..., N, N) lengths of the intersections of all pairs of (..., N) intervals."""
-    max_start = torch.maximum(start[..., :, None], start[..., None, :])
-    min_end = torch.minimum(end[..., :, None], end[..., None, :])
-    return min_end.sub_(max_start).clamp_(min=0)
+def _overlap(a: Tensor, b: Tensor) -> Tensor:
+    """Lengths (...) of the intersections of intervals (..., 2)."""
+    start = torch.maximum(a[..., 0], b[..., 0])
+    return torch.minimum(a[..., 1], b[..., 1]).sub_(start).clamp_(min=0)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def fast_nms_keep(boxes: Tensor, iou_thresh: float) -> Tensor:
@@ -101,7 +124,7 @@ def fast_nms_of_batch(
     sorted_boxes = boxes.gather(1, order.flatten(1)[..., None].expand(-1, -1, 4))
     sorted_boxes = sorted_boxes.unflatten(1, (num_classes, ranks))
     # On a CPU some classes at a time; an exported graph has all of them in one node.
-    at_once = max(1, _MAX_CPU_IOUS // max(1, ranks**2)) if _is_eager_cpu(boxes) else num_classes
+    at_once = max(1, _MAX_CPU_IOUS // max(1, ranks**2)) if is_eager_cpu(boxes) else num_classes
     parts = sorted_boxes.split(at_once, dim=1)
     keep = torch.cat([fast_nms_keep(part, iou_thresh) for part in parts], dim=1)
 
@@ -110,16 +133,12 @@ def fast_nms_of_batch(
     return Detections(order.flatten(1).gather(1, flat), flat // ranks, best)
 
 
-def _is_eager_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not is_tracing()
-
-
 def _best(scores: Tensor, num: Any) -> tuple[Tensor, Tensor]:
     """The `num` best scores of the last dimension in descending order, and their indices.
 
     On a CPU, equal scores are in the order of their indices. Elsewhere `topk` decides.
     """
-    if not _is_eager_cpu(scores):
+    if not is_eager_cpu(scores):
         return scores.topk(num, dim=-1)
     best, order = scores.sort(dim=-1, descending=True, stable=True)
     return best[..., :num], order[..., :num]
@@ -155,8 +174,10 @@ def _fast_nms_of_best_pairs(
     best, order = _best(scores[indices, classes], len(indices))
     indices, classes = indices[order], classes[order]
     is_better = (classes[:, None] == classes).triu_(diagonal=1)  # (better, other) of a class
-    suppresses = (batched_pairwise_iou(boxes[indices]) > iou_thresh).logical_and_(is_better)
-    keep = ~suppresses.any(dim=0) & (is_better.sum(dim=0) < topk)
+    keep = is_better.sum(dim=0) < topk
+    better, other = is_better.nonzero(as_tuple=True)
+    ious = _iou(boxes[indices[better]], boxes[indices[other]])
+    keep[other[ious > iou_thresh]] = False
     keep = keep.nonzero().squeeze(1)[:max_detections]
     if len(keep) < max_detections and lowest > 0:
         return None
@@ -181,10 +202,10 @@ def fast_nms(
     On a CPU, equal scores are in the order of their classes, then of their boxes.
     """
     limits: dict[str, Any] = dict(iou_thresh=iou_thresh, topk=topk, max_detections=max_detections)
-    if _is_eager_cpu(boxes):
+    if is_eager_cpu(boxes):
         num_pairs = _BEST_PAIRS
-        # As long as this takes less than half of the IoUs of all classes.
-        while 2 * num_pairs**2 < scores.shape[1] * min(topk, len(boxes)) ** 2:
+        # As long as this compares fewer pairs than all classes do.
+        while num_pairs**2 < scores.shape[1] * min(topk, len(boxes)) ** 2:
             detections = _fast_nms_of_best_pairs(boxes, scores, num_pairs, **limits)
             if detections is not None:
                 return detections

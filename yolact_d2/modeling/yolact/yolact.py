@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..instance_detector import InstanceDetector, clamp_finite, output_size
-from ..tracing import is_tracing
+from ..tracing import is_eager_cpu, is_tracing
 from ..weight_init import xavier_uniform_init
 from .anchors import DistanceTransform, are_relative, build_box_transform
 from .criterion import build_criterion
 from .head import DensePredictions, build_head, class_scores
 from .mask_iou_head import MaskIoUHead
-from .masks import clip_boxes, paste_masks, scale_boxes, soft_masks
-from .nms import Detections, fast_nms, get_nms
+from .masks import clip_boxes, detection_masks, paste_masks, scale_boxes, soft_masks
+from .nms import Detections, fast_nms, get_nms, may_exceed
 from .protonet import build_protonet
 
 
@@ -277,15 +277,18 @@ class YOLACT(InstanceDetector):
         """
         boxes, scores, classes, coefficients = self.detect(anchors, predictions)
         grid_boxes = scale_boxes(boxes, prototypes.shape[1:])
-        masks = soft_masks(clamp_finite(prototypes), coefficients, grid_boxes)
+        prototypes = clamp_finite(prototypes)
 
         result = Instances(output_size)
         result.pred_boxes = Boxes(scale_boxes(clip_boxes(boxes), output_size))
         result.scores = scores
         result.pred_classes = classes
-        if self.mask_iou_head is not None:
+        if self.mask_iou_head is None:
+            result.pred_masks = detection_masks(prototypes, coefficients, grid_boxes, output_size)
+        else:
+            masks = soft_masks(prototypes, coefficients, grid_boxes)
             result.mask_scores = scores * self.mask_iou_head(masks, classes)
-        result.pred_masks = paste_masks(masks, grid_boxes, output_size)
+            result.pred_masks = paste_masks(masks, grid_boxes, output_size)
         return result
 
     def detect(
@@ -302,7 +305,18 @@ class YOLACT(InstanceDetector):
             image; scores (D,) in descending order; classes (D,); coefficients (D, k). All are
             finite, even if the network's outputs are not; anchors with NaN scores are dropped.
         """
-        scores = class_scores(predictions.logits, self.head.has_background)
+        has_background = self.head.has_background
+        if (
+            has_background
+            and self.test_anchor_score_thresh > 0
+            and is_eager_cpu(predictions.logits)
+        ):
+            # Elsewhere, waiting for the number of anchors takes longer than a softmax of all.
+            likely = may_exceed(predictions.logits, self.test_anchor_score_thresh)
+            likely = likely.nonzero().squeeze(1)
+            anchors = anchors[likely]
+            predictions = DensePredictions(*(x[likely] for x in predictions))
+        scores = class_scores(predictions.logits, has_background)
         is_candidate = scores.amax(dim=1) > self.test_anchor_score_thresh
         if is_tracing():  # the number of candidates would be a constant
             if self.nms is not fast_nms:
