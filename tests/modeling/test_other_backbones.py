@@ -124,11 +124,12 @@ def test_vitdet_step_by_step():
     features = [p3, p4, p5, p6, p7]
     assert [len(f[0, 0]) for f in features] == [12, 6, 3, 2, 1]
     predictions, prototypes = model.head(features), model.protonet(p3)
-    anchors = Boxes.cat(model.anchor_generator(features))
+    levels = model.anchor_generator(features)
+    anchors = Boxes.cat(levels)
     semantic = model.sem_seg_conv(p3)
 
     expected = model.criterion(
-        anchors, predictions, prototypes, semantic, [x["instances"]], model.mask_iou_head
+        levels, predictions, prototypes, semantic, [x["instances"]], model.mask_iou_head
     )
     losses = model.train()([x])
     assert losses.keys() == expected.keys()
