@@ -11,6 +11,7 @@ from detectron2.modeling import build_model
 from plain import CONFIGS, assert_equal
 from small_models import tiny_embedmask
 from torch import nn
+from torch._inductor import config as inductor_config
 
 from yolact_d2 import Predictor, load_config, optimization, optimize_for_inference
 from yolact_d2.modeling.backbone.deform import ModulatedDeformConv2d
@@ -169,11 +170,24 @@ def test_other_models_are_errors():
         optimize_for_inference(nn.Linear(2, 2))
 
 
-def test_backbone_head_and_protonet_are_compiled(monkeypatch):
-    compiled = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
-    optimize_for_inference(random_model("yolact_shapes"), compile=True)
-    assert compiled == ["YOLACTFPN", "YOLACTHead", "Protonet"]
+def test_backbone_head_and_protonet_are_compiled_with_constants(monkeypatch, image):
+    called = []
+
+    def fake_compile(module, **options):
+        def call(*args):
+            called.append((type(module).__name__, inductor_config.freezing))
+            return module.forward(*args)
+
+        module._compiled_call_impl = call
+
+    monkeypatch.setattr(nn.Module, "compile", fake_compile)
+    model = random_model("yolact_shapes")
+    expected = predict(model, image).scores
+    fast = optimize_for_inference(model, dtype=torch.float32, compile=True)
+    torch.testing.assert_close(predict(fast, image).scores, expected, rtol=1e-3, atol=1e-5)
+    assert called == [("YOLACTFPN", True), ("YOLACTHead", True), ("Protonet", True)]
+    assert not inductor_config.freezing
+    torch.testing.assert_close(predict(copy.deepcopy(fast), image).scores, expected)
 
 
 def test_fast_dtype(monkeypatch):

@@ -1,6 +1,7 @@
 """Faster inference with a trained model."""
 
 import copy
+from typing import Any
 
 import torch
 from detectron2.layers import FrozenBatchNorm2d
@@ -24,8 +25,8 @@ def optimize_for_inference(
     Args:
         model: on the device that it will run on, with its weights loaded.
         dtype: of the networks: backbone, head and protonet. Default: :func:`fast_dtype`.
-        compile: compile the networks with ``torch.compile``, at the first image. On a CPU this
-            needs a C++ compiler.
+        compile: compile the networks with ``torch.compile``, at the first image, with the weights
+            as constants. On a CPU this needs a C++ compiler.
 
     Raises:
         TypeError: if the model is not one of this project.
@@ -42,8 +43,23 @@ def optimize_for_inference(
         fold_batch_norms(part)
         part.to(dtype).to(memory_format=torch.channels_last)
         if compile:
-            part.compile()
+            compile_with_constants(part)
     return model
+
+
+def compile_with_constants(module: nn.Module, **options: Any) -> None:
+    """Compile a module at its first call, for the weights that it has then.
+
+    Args:
+        module: called without gradients only.
+        options: of ``torch.compile``.
+    """
+    from torch._inductor import config as inductor_config  # which takes long to import
+
+    module.compile(**options)
+    # The compiler reads this setting from many places, of which `options` reaches only some.
+    frozen = inductor_config.patch(freezing=True)
+    module._compiled_call_impl = frozen(module._compiled_call_impl)
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

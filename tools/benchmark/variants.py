@@ -5,6 +5,7 @@ from torch import nn
 
 from yolact_d2 import optimize_for_inference
 from yolact_d2.modeling import YOLACT, EmbedMask
+from yolact_d2.optimization import compile_with_constants
 
 
 def _amp(model: nn.Module) -> nn.Module:
@@ -23,7 +24,7 @@ def _compile(model: nn.Module, mode: str = "default") -> nn.Module:
     networks = dict(model.named_modules())
     for name in ("backbone", "head", "protonet", "proposal_generator.rpn_head"):
         if name in networks:
-            networks[name].forward = torch.compile(networks[name].forward, mode=mode)
+            compile_with_constants(networks[name], mode=mode)
     return model
 
 

@@ -165,14 +165,18 @@ def _fast_nms_of_best_pairs(
     Returns:
         None if other pairs may be missing among the detections.
     """
-    class_scores = scores.t()
+    # They belong to at most as many boxes: those with the highest best scores.
+    best_of_box = scores.amax(dim=1)
+    lowest_best = best_of_box.topk(min(num_pairs, len(boxes)), sorted=False).values.amin()
+    rows = (best_of_box >= lowest_best).nonzero().squeeze(1)
+    class_scores = scores[rows].t()
     lowest = class_scores.flatten().topk(num_pairs, sorted=False).values.amin().clamp(min=0)
     # With all pairs that are equal to the last one. By class, as in fast_nms_of_batch.
     classes, indices = (class_scores >= lowest).nonzero(as_tuple=True)
     if len(indices) > 2 * num_pairs:
         return None
-    best, order = _best(scores[indices, classes], len(indices))
-    indices, classes = indices[order], classes[order]
+    best, order = _best(class_scores[classes, indices], len(indices))
+    indices, classes = rows[indices[order]], classes[order]
     is_better = (classes[:, None] == classes).triu_(diagonal=1)  # (better, other) of a class
     keep = is_better.sum(dim=0) < topk
     better, other = is_better.nonzero(as_tuple=True)
