@@ -136,6 +136,17 @@ def test_interrupted_video_leaves_the_old_file(tmp_path, model, video, run, monk
     assert (tmp_path / "old.mp4").read_text() == "old" and os.listdir(tmp_path) == ["old.mp4"]
 
 
+def test_a_truncated_video_is_named_and_what_was_drawn_is_kept(tmp_path, model, run):
+    path = tmp_path / "cut.mkv"
+    data = open(write_video(path, 12, "mp4v"), "rb").read()
+    path.write_bytes(data[: len(data) // 2])
+    done = run("--video-input", path, "--output", tmp_path / "out.mp4", *model)
+    frames = read_video(tmp_path / "out.mp4")
+    assert done.returncode == 1 and 1 <= len(frames) < 12
+    assert f"{path}: it ends after {len(frames)} of 12 frames" in done.stderr
+    assert numbers(frames) == list(range(len(frames)))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Files for the cases below."""

@@ -26,6 +26,7 @@ def use_fonts(monkeypatch):
 
     yield use
     labels.drawable_names.cache_clear()
+    labels.text_coverage.cache_clear()
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def draw(number):
 def test_names_without_a_font_become_numbers_and_that_is_said_once(use_fonts, caplog):
     use_fonts()
     drawings = [draw(i) for i in range(len(NAMES))]
-    assert labels.drawable_names(NAMES) == ("cat", "1", r"a\$b\$", "قطة", "4", "7")
+    assert labels.drawable_names(NAMES) == ("cat", "1", "a$b$", "قطة", "4", "7")
     assert all((drawing > 200).sum() > 50 for drawing in drawings)
     (record,) = caplog.records
     assert "class names 猫, ไก่: drawings show the numbers" in record.getMessage()
@@ -80,3 +81,17 @@ def test_a_font_of_the_system_is_used(use_fonts, font, tmp_path, caplog):
     rows, columns = np.flatnonzero(white.any(axis=1)), np.flatnonzero(white.any(axis=0))
     assert white[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
     assert 15 < len(rows) < 40 and 15 < len(columns) < 40
+    square = labels.text_coverage("猫", 20)[:, 2:-2] == 1
+    rows, columns = np.flatnonzero(square.any(axis=1)), np.flatnonzero(square.any(axis=0))
+    assert square[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+    assert 15 < len(rows) < 40 and 15 < len(columns) < 40
+
+
+def test_words_of_a_label_have_one_height_and_are_not_formulas():
+    for size in range(5, 30):
+        words = [labels.text_coverage(word, size) for word in ("$a$", "Åg", "93%")]
+        assert {len(word) for word in words} == {round(1.4 * size * 100 / 72)}
+        for word in words:  # complete: no pixel at the border is covered
+            assert word.max() > 0.5 and 0 == word[0].max() == word[-1].max()
+            assert 0 == word[:, 0].max() == word[:, -1].max()
+    assert labels.text_coverage("$a$", 9).sum() > 2 * labels.text_coverage("a", 9).sum()

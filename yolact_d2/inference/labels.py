@@ -8,6 +8,7 @@ import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.utils.visualizer import VisImage
 from matplotlib import font_manager
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.ft2font import FT2Font
 
 # The fonts of labels: for a character that the first lacks, matplotlib takes the next.
@@ -31,10 +32,8 @@ def drawable_names(names: tuple[str, ...]) -> tuple[str, ...]:
                 font_manager.fontManager.addfont(path)
                 FONTS.append(FT2Font(path).family_name)
                 missing -= found[path]
-    # A "$" would begin a formula.
     drawable = [
-        str(i) if missing.intersection(str(name)) else str(name).replace("$", r"\$")
-        for i, name in enumerate(names)
+        str(i) if missing.intersection(str(name)) else str(name) for i, name in enumerate(names)
     ]
     if missing:
         replaced = [name for name in names if missing.intersection(str(name))]
@@ -62,7 +61,9 @@ def with_drawable_names(metadata: Metadata) -> Metadata:
     names = metadata.get("thing_classes")
     if not names:
         return metadata
-    return Metadata(**{**metadata.as_dict(), "thing_classes": list(drawable_names(tuple(names)))})
+    # A "$" would begin a formula.
+    names = [name.replace("$", r"\$") for name in drawable_names(tuple(names))]
+    return Metadata(**{**metadata.as_dict(), "thing_classes": names})
 
 
 def get_image(drawing: VisImage) -> np.ndarray:
@@ -70,3 +71,18 @@ def get_image(drawing: VisImage) -> np.ndarray:
     for text in drawing.ax.texts:
         text.set_fontfamily(FONTS)
     return drawing.get_image()
+
+
+@functools.lru_cache(maxsize=4096)
+def text_coverage(text: str, size: int) -> np.ndarray:
+    """Text in FONTS, in one line: how much of each pixel it covers, (h, w) float32 in 0..1.
+
+    Args:
+        size: in points at 100 per inch; it alone decides h.
+    """
+    font = font_manager.FontProperties(family=FONTS, size=size)
+    pixels = size * 100 / 72
+    width, *_ = RendererAgg(1, 1, 100).get_text_width_height_descent(text, font, ismath=False)
+    renderer = RendererAgg(int(width) + 4, round(1.4 * pixels), 100)
+    renderer.draw_text(renderer.new_gc(), 2, round(1.05 * pixels), text, font, 0)
+    return np.asarray(renderer.buffer_rgba())[:, :, 3] / np.float32(255)

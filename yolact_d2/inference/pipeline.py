@@ -7,12 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 from detectron2.structures import Instances
-from detectron2.utils.video_visualizer import VideoVisualizer
 
-from .labels import get_image, with_drawable_names
+from .drawing import VideoDrawer
 from .predictor import Predictor
 from .sources import Frame, ImageFiles, Video
 
@@ -49,13 +47,7 @@ def get_draw_function(predictor: Predictor, source: ImageFiles | Video) -> Draw:
     """A function that draws predictions on frames. In a video, objects keep their colours."""
     if isinstance(source, ImageFiles):
         return predictor.draw
-    visualizer = VideoVisualizer(with_drawable_names(predictor.metadata))
-
-    def draw(image: np.ndarray, instances: Instances) -> np.ndarray:
-        drawing = visualizer.draw_instance_predictions(image[:, :, ::-1], instances)
-        return cv2.cvtColor(get_image(drawing), cv2.COLOR_RGB2BGR)
-
-    return draw
+    return VideoDrawer(predictor.metadata)
 
 
 def predict_and_draw(
