@@ -25,6 +25,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from yolact_d2 import load_config
 from yolact_d2.engine import Trainer
+from yolact_d2.files import atomic_write
 
 
 class Run(NamedTuple):
@@ -38,7 +39,10 @@ class Run(NamedTuple):
 
     def config(self) -> str:
         """All keys, in which results are compared."""
-        return load_config(self.config_file, self.opts, keep_device=True).dump()
+        cfg = load_config(self.config_file, self.opts, keep_device=True)
+        if len(cfg.DATASETS.TEST) != 1:
+            raise ValueError(f"{self.variant}: DATASETS.TEST must be one dataset")
+        return cfg.dump()
 
 
 class Detectron2Trainer(DefaultTrainer):
@@ -57,21 +61,34 @@ def read_runs(path: str, seeds: list[int], output: Path, opts: list[str]) -> lis
     variant, in which "config" is its config file.
 
     Args:
-        opts: further overrides.
+        opts: further overrides, but for SEED and OUTPUT_DIR.
+
+    Raises:
+        ValueError: if that is not what the file has, or two runs would share a folder.
     """
     content = yaml.safe_load(Path(path).read_text())
-    unknown = set(content) - {"config", "opts", "variants"}
-    if unknown or not content.get("variants"):
-        raise ValueError(f"{path} must have config, opts and variants, and has {sorted(content)}")
+    if not isinstance(content, dict) or set(content) - {"config", "opts", "variants"}:
+        raise ValueError(f"{path} must have config, opts and variants only")
+    shared, variants = content.get("opts") or {}, content.get("variants")
+    if not variants or not isinstance(variants, dict):
+        raise ValueError(f"{path} must have a dict of variants")
+    if not all(isinstance(keys or {}, dict) for keys in (shared, *variants.values())):
+        raise ValueError(f"{path}: opts and each variant must be a dict, KEY: VALUE")
     runs = []
     for seed in seeds:
-        for name, own in content["variants"].items():
-            keys = {**(content.get("opts") or {}), **(own or {})}
+        for name, own in variants.items():
+            keys = {**shared, **(own or {})}
             config = keys.pop("config", content.get("config"))
-            folder = output / name.replace("/", "-") / str(seed)
-            keys |= {"SEED": seed, "OUTPUT_DIR": str(folder)}
+            if not config:
+                raise ValueError(f"{path}: {name} has no config")
+            folder = output / str(name).replace("/", "-") / str(seed)
             overrides = [x for item in keys.items() for x in item] + opts
-            runs.append(Run(name, config, overrides, folder))
+            overrides += ["SEED", seed, "OUTPUT_DIR", str(folder)]
+            runs.append(Run(str(name), config, overrides, folder))
+    folders = [run.folder for run in runs]
+    for run in runs:
+        if folders.count(run.folder) > 1:
+            raise ValueError(f"{run.variant}: two runs have the folder {run.folder}")
     return runs
 
 
@@ -98,7 +115,8 @@ def train(run: Run, threads: int) -> None:
         "num_parameters": num_parameters,
         "cpu_seconds": sum(u.ru_utime + u.ru_stime for u in usage),
     }
-    (run.folder / "result.json").write_text(json.dumps(result, indent=1))
+    with atomic_write(str(run.folder / "result.json")) as partial:
+        Path(partial).write_text(json.dumps(result, indent=1))
 
 
 def read_result(run: Run) -> dict[str, Any] | None:

@@ -117,6 +117,13 @@ def test_models_of_other_parts_are_refused_by_name(tmp_path):
     seven = build("yolact_hard_shapes", "MODEL.YOLACT.NUM_CLASSES", 7)
     for model, other in ((sigmoid, seven), (seven, sigmoid)):  # as many outputs
         assert "sem_seg_conv" in refused(model, save(tmp_path, other.state_dict()))
+        initial = model.head.cls_score.weight.clone()
+        with torch.no_grad():
+            other.head.bbox_pred.bias += 1
+        path = save(tmp_path, other.state_dict())
+        YOLACTCheckpointer(model, new_classes=True).warm_start(path)
+        assert torch.equal(model.head.cls_score.weight, initial)
+        assert torch.equal(model.head.bbox_pred.bias, other.head.bbox_pred.bias)
 
 
 def test_incomplete_and_foreign_checkpoints_are_refused(tmp_path):

@@ -55,6 +55,43 @@ def test_runs_have_the_overrides_of_their_variant(path, tmp_path):
     assert configs[4].OUTPUT_DIR == str(tmp_path / "out" / "modern" / "4")
 
 
+def test_each_run_has_its_own_seed_and_folder(path, tmp_path):
+    runs = read_runs(str(path), [3, 4], tmp_path, ["SEED", "7", "OUTPUT_DIR", "elsewhere"])
+    configs = [load_config(run.config_file, run.opts) for run in runs]
+    assert [cfg.SEED for cfg in configs] == [3, 3, 3, 4, 4, 4]
+    assert [cfg.OUTPUT_DIR for cfg in configs] == [str(run.folder) for run in runs]
+    with pytest.raises(ValueError, match="two runs have the folder"):
+        read_runs(str(path), [1, 1], tmp_path, [])
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "config, opts and variants"),
+        (["a"], "config, opts and variants"),
+        ({"variant": {}}, "config, opts and variants"),
+        ({"config": "yolact_shapes"}, "dict of variants"),
+        ({"config": "yolact_shapes", "variants": ["a"]}, "dict of variants"),
+        ({"config": "yolact_shapes", "variants": {"a": ["SEED", 1]}}, "KEY: VALUE"),
+        ({"config": "yolact_shapes", "opts": ["x"], "variants": {"a": None}}, "KEY: VALUE"),
+        ({"variants": {"a": None}}, "a has no config"),
+        ({"config": "yolact_shapes", "variants": {"a/b": None, "a-b": None}}, "the folder .*a-b"),
+    ],
+)
+def test_wrong_files_are_named(content, message, path, tmp_path):
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=message):
+        read_runs(str(path), [1], tmp_path, [])
+
+
+def test_names_may_be_numbers_and_runs_are_tested_on_one_dataset(path, tmp_path):
+    path.write_text("config: yolact_shapes\nvariants: {1: {DATASETS.TEST: []}}")
+    (run,) = read_runs(str(path), [2], tmp_path, [])
+    assert run.variant == "1" and run.folder == tmp_path / "1" / "2"
+    with pytest.raises(ValueError, match="1: DATASETS.TEST must be one dataset"):
+        run.config()
+
+
 def test_table_has_mean_and_spread(path, tmp_path):
     runs = read_runs(str(path), [1, 2, 3], tmp_path, [])
     aps = iter([10.0, 20.0, 30.0, 13.0, 24.0, 36.0, 12.0, 26.0, 36.0])

@@ -6,7 +6,7 @@ from typing import Any
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from .fit import check_fit
+from .fit import check_fit, without_old_classes
 from .names import translate
 from .reading import CheckpointMismatch, model_tensors, read_checkpoint
 
@@ -97,6 +97,10 @@ class YOLACTCheckpointer(SafeCheckpointer):
         if not checkpoint.get("matching_heuristics"):
             # Here, so that Detectron2 compares shapes by this project's names.
             checkpoint["model"] = translate(loaded)
+            if self._is_warm_start and self.new_classes:
+                checkpoint["model"] = without_old_classes(
+                    checkpoint["model"], self.model.state_dict()
+                )
         incompatible = super()._load_model(checkpoint)
         check_fit(
             loaded,

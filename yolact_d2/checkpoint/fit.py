@@ -77,6 +77,15 @@ def check_fit(
     )
 
 
+def without_old_classes(ours: StateDict, model: StateDict) -> StateDict:
+    """A checkpoint, under our names, without class layers that have the model's shapes but other
+    classes: those of C classes and background fit C + 1 classes without background."""
+    if _num_classes(ours) in (None, _num_classes(model)):
+        return ours
+    shapes = {key: x.shape for key, x in model.items() if key.startswith(_CLASS_LAYERS)}
+    return {key: x for key, x in ours.items() if x.shape != shapes.get(key)}
+
+
 def _is_backbone(loaded: StateDict, model: StateDict) -> bool:
     """Whether a checkpoint has no part of the model but the backbone.
 

@@ -246,7 +246,7 @@ def test_scores_without_background():
     expected = [[sigmoid(x) for x in row] for row in logits.tolist()]
     torch.testing.assert_close(class_scores(logits, False), torch.tensor(expected))
     torch.testing.assert_close(class_scores(logits, True), logits.softmax(dim=1)[:, :3])
-    model = tiny_yolact("yolact_modern_shapes").eval()
+    model = tiny_yolact("yolact_modern_shapes", MODEL__YOLACT__HEAD_CONV_DIM=64).eval()
     # tiny_yolact enlarged the weights, the bias is left.
     assert model.head.cls_score.bias.sigmoid().tolist() == pytest.approx([0.01] * 8)
 
@@ -265,9 +265,13 @@ def load(*opts):
         ("BBOX_REG_LOSS_TYPE", "iou", "ciou, diou, giou, smooth_l1"),
         ("MASK_LOSS_TYPE", "dice", "bce, bce_dice"),
         ("HEAD", "FCOSHead", "DecoupledHead, YOLACTHead"),
-        ("HEAD_CONV_DIM", 48, "not a multiple of 32"),
+        ("HEAD_CONV_DIM", 80, "not 64 or a larger multiple of 32"),
+        ("HEAD_CONV_DIM", 32, "not 64 or a larger multiple of 32"),
+        ("HEAD_CONV_DIM", 0, "not 64 or a larger multiple of 32"),
         ("HEAD_NUM_CONVS", 0, "not 1 or more"),
         ("TASK_ALIGNED.TOPK", 0, "not 1 or more"),
+        ("TASK_ALIGNED.ALPHA", -1.0, "must be 0 or more"),
+        ("TASK_ALIGNED.BETA", -6.0, "must be 0 or more"),
         ("PRIOR_PROB", 1.0, "not between 0 and 1"),
     ],
 )
@@ -294,7 +298,7 @@ def test_all_parts_go_together(assigner, cls_loss):
                 f"MODEL__YOLACT__{key}": value
                 for key, value in {
                     "ASSIGNER": assigner, "CLS_LOSS_TYPE": cls_loss, "HEAD": head,
-                    "BBOX_REG_LOSS_TYPE": box_loss,
+                    "BBOX_REG_LOSS_TYPE": box_loss, "HEAD_CONV_DIM": 64,
                 }.items()
             },
         )  # fmt: skip

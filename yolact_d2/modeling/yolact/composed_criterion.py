@@ -83,6 +83,8 @@ class ComposedCriterion(YOLACTCriterion):
             raise ValueError(
                 f"MODEL.YOLACT.TASK_ALIGNED.TOPK is {node.TASK_ALIGNED.TOPK}, not 1 or more"
             )
+        if min(node.TASK_ALIGNED.ALPHA, node.TASK_ALIGNED.BETA) < 0:
+            raise ValueError("MODEL.YOLACT.TASK_ALIGNED: ALPHA and BETA must be 0 or more")
         aligned = {key.lower(): value for key, value in node.TASK_ALIGNED.items()}
         assigners = {
             "max_iou": partial(assign_by_iou, iou_thresholds=node.IOU_THRESHOLDS),

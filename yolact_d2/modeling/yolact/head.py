@@ -158,10 +158,11 @@ class DecoupledHead(RetinaNetHead):
     @classmethod
     def from_config(cls, cfg, input_shape: list[ShapeSpec]):
         node = cfg.MODEL.YOLACT
-        if node.HEAD_CONV_DIM % 32:
+        if node.HEAD_CONV_DIM % 32 or node.HEAD_CONV_DIM < 64:
             raise ValueError(
-                f"MODEL.YOLACT.HEAD_CONV_DIM is {node.HEAD_CONV_DIM}, not a multiple of 32: the "
-                "group norm of DecoupledHead has 32 groups"
+                f"MODEL.YOLACT.HEAD_CONV_DIM is {node.HEAD_CONV_DIM}, not 64 or a larger multiple "
+                "of 32: the group norm of DecoupledHead has 32 groups, and one channel of a level "
+                "of one cell has no variance"
             )
         if node.HEAD_NUM_CONVS < 1:
             raise ValueError(f"MODEL.YOLACT.HEAD_NUM_CONVS is {node.HEAD_NUM_CONVS}, not 1 or more")
