@@ -1,5 +1,7 @@
 """Class names that matplotlib's own font has no characters for."""
 
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -80,3 +82,8 @@ def test_a_font_of_the_system_is_used(use_fonts, font, tmp_path, caplog):
     rows, columns = np.flatnonzero(white.any(axis=1)), np.flatnonzero(white.any(axis=0))
     assert white[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
     assert 15 < len(rows) < 40 and 15 < len(columns) < 40
+
+
+def test_importing_the_package_does_not_import_matplotlib():
+    code = "import sys, yolact_d2; assert not {'matplotlib', 'pandas'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,9 +10,7 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 from detectron2.structures import Instances
-from detectron2.utils.video_visualizer import VideoVisualizer
 
-from .labels import get_image, with_drawable_names
 from .predictor import Predictor
 from .sources import Frame, ImageFiles, Video
 
@@ -49,6 +47,11 @@ def get_draw_function(predictor: Predictor, source: ImageFiles | Video) -> Draw:
     """A function that draws predictions on frames. In a video, objects keep their colours."""
     if isinstance(source, ImageFiles):
         return predictor.draw
+    # Here, because they import matplotlib.
+    from detectron2.utils.video_visualizer import VideoVisualizer
+
+    from .labels import get_image, with_drawable_names
+
     visualizer = VideoVisualizer(with_drawable_names(predictor.metadata))
 
     def draw(image: np.ndarray, instances: Instances) -> np.ndarray:
