@@ -14,15 +14,15 @@ from yolact_d2.data.augmentation import (
     FixedSizeCrop,
     PatchTransform,
     RandomExpand,
-    RandomFlip,
     RandomPatch,
     RandomPhotometric,
+    Resize,
     ResizeScale,
     adjust_colors,
     build_augmentation,
 )
 
-ORDER = [RandomPhotometric, RandomExpand, RandomPatch, RandomFlip, T.Resize]
+ORDER = [RandomPhotometric, RandomExpand, RandomPatch, T.RandomFlip, Resize]
 POINTS = [[0.0, 0.0], [3.5, 2.0], [-4.0, 90.0]]
 BOXES = [[1.0, 2.0, 8.5, 9.0], [0.0, 0.0, 3.0, 4.0]]
 NEUTRAL = {"brightness": 0, "contrast": 1, "saturation": 1, "hue": 0}
@@ -268,7 +268,7 @@ def test_jitter_replaces_expansion_crop_and_resize():
         colors = ["INPUT.AUG.EXPAND_COLOR", color, "INPUT.FORMAT", image_format]
         augmentations = build_augmentation(_cfg(*jitter, *colors))[2:]
         assert [type(a) for a in augmentations] == [
-            RandomPhotometric, ResizeScale, FixedSizeCrop, RandomFlip
+            RandomPhotometric, ResizeScale, FixedSizeCrop, T.RandomFlip
         ]  # fmt: skip
         _, resize, crop, _ = augmentations
         assert (resize.min_scale, resize.max_scale) == (0.1, 2.0)
@@ -407,8 +407,9 @@ def test_resize_is_half_pixel_bilinear_without_antialias():
     resize = build_augmentation(_cfg("INPUT.IMAGE_SIZE", 48))[-1]
     for size in ((12, 70), (100, 83), (48, 48), (175, 5), (1, 1)):
         image = _random_image(*size) - 20
-        result = resize.get_transform(image).apply_image(image)
         expected = np.stack([bilinear(image[..., c], 48, 48) for c in range(3)], axis=2)
-        assert result.dtype == np.float32
-        # In float32, places far from the origin are only known to 1e-5 pixels or so.
-        np.testing.assert_allclose(result, expected, atol=0.02)
+        for mirror in (np.s_[:], np.s_[:, ::-1], np.s_[::-1]):
+            result = resize.get_transform(image).apply_image(image[mirror])
+            assert result.dtype == np.float32
+            # In float32, places far from the origin are only known to 1e-5 pixels or so.
+            np.testing.assert_allclose(result, expected[mirror], atol=0.02)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetMapper
+from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, BoxMode
 from plain import base_cfg
@@ -208,6 +209,50 @@ def test_masks_cover_the_pixels_of_their_object(objects, rle, flip, jitter):
                 displacements.append(_centroid(mask) - _centroid(shown))
     assert compared > 150 and len(displacements) > 100
     assert np.abs(np.mean(displacements, axis=0)).max() < 0.1  # of a pixel, along y and x
+
+
+@pytest.mark.parametrize("flip, jitter", [("horizontal", ()), ("vertical", JITTER)])
+def test_examples_are_those_of_plain_steps(objects, flip, jitter):
+    """One transform after the other, and Detectron2's own resize and masks."""
+    mapper, rng, cut = _moving_mapper(flip, jitter), np.random.default_rng(0), 0
+    for seed in range(40):
+        annotations = _annotations(rle=seed % 4 == 0)
+        for _ in range(6):  # of two polygons that cross themselves, inside the image
+            polygons = rng.uniform(0, 1, (2, 7, 2)) ** rng.uniform(0.5, 2, 2) * (WIDTH, HEIGHT)
+            box = _tight_box(polygons.reshape(-1, 2))
+            mask = {"segmentation": list(polygons.reshape(2, -1).round(1))}
+            annotations.append(_annotation(box, 5, iscrowd=0) | mask)
+        result = _map(mapper, objects, annotations, seed)
+
+        np.random.seed(seed)
+        image = cv2.imread(objects)[..., ::-1]
+        aug_input = T.AugInput(image, boxes=np.array([a["bbox"] for a in annotations]))
+        aug_input.is_crowd = np.array([a["iscrowd"] == 1 for a in annotations])
+        transforms = mapper.augmentations(aug_input).transforms
+        plain = T.TransformList(
+            T.ResizeTransform(t.h, t.w, t.new_h, t.new_w) if hasattr(t, "new_h") else t
+            for t in transforms
+        )
+        expected = plain.apply_image(image).transpose(2, 0, 1)
+        np.testing.assert_allclose(result["image"], expected, atol=0.05)
+        boxes = plain.apply_box(np.array([a["bbox"] for a in annotations]))
+        centres, clipped = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes.clip(0, SIDE)
+        kept = ((centres > 0) & (centres < SIDE)).all(axis=1)
+        kept &= (clipped[:, 2:] - clipped[:, :2] > 4).all(axis=1)
+        moved = [
+            utils.transform_instance_annotations(copy.deepcopy(a), plain, (SIDE, SIDE))
+            for a, keep in zip(annotations, kept)
+            if keep
+        ]
+        assert len(result["instances"]) == len(moved)
+        if moved:
+            expected = utils.annotations_to_instances(moved, (SIDE, SIDE), "bitmask")
+            got = result["instances"]
+            assert torch.equal(got.gt_boxes.tensor, expected.gt_boxes.tensor)
+            assert torch.equal(got.gt_classes, expected.gt_classes)
+            assert torch.equal(got.gt_masks.tensor, expected.gt_masks.tensor)
+            cut += (boxes != clipped)[kept].any(axis=1).sum()
+    assert cut > 50
 
 
 def test_values_without_augmentation(objects):

@@ -1,5 +1,7 @@
 """Class names that matplotlib's own font has no characters for."""
 
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -95,3 +97,8 @@ def test_words_of_a_label_have_one_height_and_are_not_formulas():
             assert word.max() > 0.5 and 0 == word[0].max() == word[-1].max()
             assert 0 == word[:, 0].max() == word[:, -1].max()
     assert labels.text_coverage("$a$", 9).sum() > 2 * labels.text_coverage("a", 9).sum()
+
+
+def test_importing_the_package_does_not_import_matplotlib():
+    code = "import sys, yolact_d2; assert not {'matplotlib', 'pandas'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -75,10 +75,10 @@ def build_augmentation(
         raise ValueError(f"INPUT.RANDOM_FLIP is {flip!r}, not one of: none, horizontal, vertical")
     if flip != "none":
         augmentations.append(
-            RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")
+            T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")
         )
     if not scale_jitter:
-        augmentations.append(T.Resize((image_size, image_size)))
+        augmentations.append(Resize((image_size, image_size)))
     return augmentations
 
 
@@ -120,18 +120,27 @@ class LimitSize(T.Augmentation):
     def get_transform(self, image: np.ndarray) -> T.Transform:
         size = image.shape[:2]
         new_size = shrunk_size(size, self.max_side / max(size))
-        return T.NoOpTransform() if new_size == size else ShrinkTransform(*size, *new_size)
+        return T.NoOpTransform() if new_size == size else BilinearTransform(*size, *new_size)
 
 
-class ShrinkTransform(T.ResizeTransform):
-    """A bilinear resize without antialiasing, like the model's own; Detectron2's is antialiased for
-    8-bit images."""
+class BilinearTransform(T.ResizeTransform):
+    """A bilinear resize without antialiasing, like the model's own. Detectron2's is antialiased for
+    8-bit images, and slow for float images."""
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
         if interp is not None:  # of a mask
             return super().apply_image(img, interp)
-        shrunk = cv2.resize(img, (self.new_w, self.new_h), interpolation=cv2.INTER_LINEAR)
-        return shrunk.reshape(self.new_h, self.new_w, *img.shape[2:])
+        # A mirrored view is mirrored again after it, because OpenCV would copy it as a whole.
+        mirror = tuple(slice(None, None, -1 if step < 0 else 1) for step in img.strides[:2])
+        resized = cv2.resize(img[mirror], (self.new_w, self.new_h), interpolation=cv2.INTER_LINEAR)
+        return resized.reshape(self.new_h, self.new_w, *img.shape[2:])[mirror]
+
+
+class Resize(T.Resize):
+    """Detectron2's resize to a fixed size, as :class:`BilinearTransform`."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        return BilinearTransform(*image.shape[:2], *self.shape)
 
 
 def shrunk_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
@@ -191,12 +200,13 @@ def adjust_colors(
     Returns:
         a new array like `image`.
     """
-    image = (image + np.float32(brightness)) * np.float32(contrast)
+    image = image + np.float32(brightness)
+    image *= np.float32(contrast)
     if image_format == "L" or (saturation == 1.0 and hue == 0.0):
         return image
     rgb = image_format == "RGB"
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV if rgb else cv2.COLOR_BGR2HSV)
-    hsv[..., 0] = (hsv[..., 0] + hue) % 360
+    hsv[..., 0] += np.float32(hue % 360)  # OpenCV takes 360 degrees and more, but none below 0
     hsv[..., 1] *= np.float32(saturation)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB if rgb else cv2.COLOR_HSV2BGR)
 
@@ -248,7 +258,7 @@ class RandomExpand(T.Augmentation):
         )
         if (height, width) == size:
             return expand
-        return T.TransformList([T.ResizeTransform(*size, height, width), expand])
+        return T.TransformList([BilinearTransform(*size, height, width), expand])
 
 
 class PatchTransform(CropTransform):
@@ -313,9 +323,7 @@ class ResizeScale(T.ResizeScale):
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         resize = super().get_transform(image)
-        return T.ResizeTransform(
-            resize.h, resize.w, max(resize.new_h, 1), max(resize.new_w, 1), resize.interp
-        )
+        return BilinearTransform(resize.h, resize.w, max(resize.new_h, 1), max(resize.new_w, 1))
 
 
 class FixedSizeCrop(T.FixedSizeCrop):
@@ -338,14 +346,6 @@ class FixedSizeCrop(T.FixedSizeCrop):
         return T.TransformList(
             [patch, ExpandTransform(*sides, pad.orig_w, pad.orig_h, pad_value=self.fill)]
         )
-
-
-class RandomFlip(T.RandomFlip):
-    """Detectron2's flip, except that images one pixel wide stay as they are: PyTorch refuses the
-    negative stride of their mirror image, which NumPy takes for contiguous."""
-
-    def get_transform(self, image: np.ndarray) -> T.Transform:
-        return super().get_transform(image) if image.shape[1] > 1 else T.NoOpTransform()
 
 
 def box_centers(boxes: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks, BoxMode, Instances
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 
 from ..config import model_node
 from .annotations import Size, clip_box, is_usable_annotation, leaves_image, valid_polygons
@@ -95,8 +95,8 @@ class YOLACTDatasetMapper:
             raise ValueError(f"{file_name}: {type(error).__name__}: {error}") from error
 
     def _map(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        mapped = copy.deepcopy(dataset_dict)
-        annotations = mapped.pop("annotations", [])
+        mapped = copy.deepcopy({k: v for k, v in dataset_dict.items() if k != "annotations"})
+        annotations = dataset_dict.get("annotations", [])
         image = read_image(mapped["file_name"], format=self.image_format)
         utils.check_image_size(mapped, image)
         if self.is_train:
@@ -125,29 +125,50 @@ class YOLACTDatasetMapper:
         aug_input = T.AugInput(image, boxes=boxes)
         aug_input.is_crowd = is_crowd
         transforms = self.augmentations(aug_input)
-        image_size = aug_input.image.shape[:2]
+        height, width = image_size = aug_input.image.shape[:2]
 
         # Boxes are clipped below, so look here at where the centres of the whole boxes are.
         kept = points_inside(box_centers(aug_input.boxes), image_size)
-        annotations = [
-            utils.transform_instance_annotations(a, transforms, image_size)
-            for a, keep in zip(annotations, kept)
-            if keep
-        ]
-        instances = utils.annotations_to_instances(annotations, image_size, mask_format="bitmask")
-        if not annotations:
-            instances.gt_masks = BitMasks(torch.zeros(0, *image_size, dtype=torch.bool))
-        elif self.recompute_boxes:
-            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        gt_boxes = Boxes(clip_box(aug_input.boxes, (width, height)))
+        if not self.recompute_boxes:  # before masks are made
+            kept &= gt_boxes.nonempty(self.min_box_size).numpy()
+        annotations = [a for a, keep in zip(annotations, kept) if keep]
+        instances = Instances(image_size)
+        instances.gt_boxes = gt_boxes[torch.from_numpy(kept)]
+        instances.gt_classes = torch.tensor([int(a["category_id"]) for a in annotations]).long()
+        instances.gt_masks = transformed_masks(annotations, transforms, image_size)
         instances.gt_iscrowd = torch.from_numpy(is_crowd[kept])
-        return aug_input.image, instances[instances.gt_boxes.nonempty(self.min_box_size)]
+        if self.recompute_boxes:
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+            instances = instances[instances.gt_boxes.nonempty(self.min_box_size)]
+        return aug_input.image, instances
+
+
+def transformed_masks(
+    annotations: list[dict[str, Any]], transforms: T.TransformList, image_size: tuple[int, int]
+) -> BitMasks:
+    """The masks, (N, H, W), of annotations of :func:`visible_annotation` in the image of
+    `image_size`, (height, width), that transforms make. Changes the polygons in place."""
+    masks = np.zeros((len(annotations), *image_size), dtype=bool)
+    for mask, segmentation in zip(masks, (a["segmentation"] for a in annotations)):
+        if isinstance(segmentation, dict):
+            mask[:] = transforms.apply_segmentation(mask_util.decode(segmentation))
+        elif polygons := transforms.apply_polygons(segmentation):
+            # Decoding takes most of the time: leave out what is below and to the right. (To move a
+            # polygon to the upper left would round differently.)
+            far_corner = np.concatenate(polygons).max(axis=0)[::-1]
+            size = np.clip(far_corner + 2, 1, image_size).astype(int)
+            rles = mask_util.frPyObjects([p.reshape(-1) for p in polygons], *size)
+            mask[: size[0], : size[1]] = mask_util.decode(mask_util.merge(rles))
+    return BitMasks(torch.from_numpy(masks))
 
 
 def visible_annotation(annotation: dict[str, Any], size: Size) -> dict[str, Any]:
-    """Category, crowd flag, box (XYXY) and mask, clipped to the image; a mask that leaves it
-    becomes RLE.
+    """A copy of category, crowd flag, box (XYXY) and mask, clipped to the image; a mask that leaves
+    it becomes RLE.
 
     All numbers become float64, because transforms work in place and would truncate integers.
+    Polygons become (P, 2).
     """
     kept: dict[str, Any] = {k: annotation[k] for k in ("category_id", "segmentation")}
     kept["iscrowd"] = annotation.get("iscrowd", 0)
@@ -156,11 +177,10 @@ def visible_annotation(annotation: dict[str, Any], size: Size) -> dict[str, Any]
     kept["bbox"], kept["bbox_mode"] = clip_box(box, size), BoxMode.XYXY_ABS
     if isinstance(kept["segmentation"], list):
         valid = valid_polygons(kept["segmentation"])
-        polygons = [np.asarray(p, dtype=np.float64) for p in valid]
-        if any(leaves_image(polygon.reshape(-1, 2), size) for polygon in polygons):
+        polygons = [np.array(p, dtype=np.float64) for p in valid]
+        kept["segmentation"] = [p.reshape(-1, 2) for p in polygons]
+        if any(leaves_image(polygon, size) for polygon in kept["segmentation"]):
             kept["segmentation"] = mask_util.merge(
                 mask_util.frPyObjects(polygons, size[1], size[0])
             )
-        else:
-            kept["segmentation"] = polygons
     return kept

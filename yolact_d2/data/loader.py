@@ -241,7 +241,7 @@ def seeded(*seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         np.random.seed(words[0])
         random.seed(words[1])
-        torch.manual_seed(words[2])
+        torch.default_generator.manual_seed(words[2])  # torch.manual_seed also seeds the GPUs
         try:
             yield
         finally:

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import numpy as np
 from detectron2.structures import Instances
 
-from .drawing import VideoDrawer
 from .predictor import Predictor
 from .sources import Frame, ImageFiles, Video
 
@@ -47,6 +46,8 @@ def get_draw_function(predictor: Predictor, source: ImageFiles | Video) -> Draw:
     """A function that draws predictions on frames. In a video, objects keep their colours."""
     if isinstance(source, ImageFiles):
         return predictor.draw
+    from .drawing import VideoDrawer  # which imports matplotlib
+
     return VideoDrawer(predictor.metadata)
 
 

@@ -9,13 +9,11 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
-from detectron2.utils.visualizer import Visualizer
 
 from ..checkpoint import YOLACTCheckpointer, check_weights_exist
 from ..config import model_node
 from .classes import class_metadata, find_classes
 from .inputs import AnyImage, to_bgr, to_model_input
-from .labels import get_image, with_drawable_names
 
 
 def drawing_threshold(cfg: CfgNode, option: float | None, default: float) -> float:
@@ -136,6 +134,11 @@ class Predictor:
 
     def draw(self, image: AnyImage, instances: Instances) -> np.ndarray:
         """A copy of an image, (H, W, 3) uint8, BGR, with its predictions drawn on it."""
+        # Here, because they import matplotlib.
+        from detectron2.utils.visualizer import Visualizer
+
+        from .labels import get_image, with_drawable_names
+
         rgb = to_bgr(image, self.input_format)[:, :, ::-1]
         visualizer = Visualizer(rgb, with_drawable_names(self.metadata))
         drawing = visualizer.draw_instance_predictions(instances)
