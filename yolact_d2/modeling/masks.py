@@ -134,7 +134,11 @@ def _lazy_zeros(shape: tuple[int, ...]) -> Tensor:
     if 0 in shape:
         return torch.zeros(shape, dtype=torch.bool)
     memory = mmap.mmap(-1, math.prod(shape), access=mmap.ACCESS_COPY)
-    advice = "MADV_HUGEPAGE" if len(memory) <= _MAX_HUGE_BYTES else "MADV_NOHUGEPAGE"
+    is_small = len(memory) <= _MAX_HUGE_BYTES
+    advice = "MADV_HUGEPAGE" if is_small else "MADV_NOHUGEPAGE"
     if hasattr(mmap, advice):
         memory.madvise(getattr(mmap, advice))
-    return torch.frombuffer(memory, dtype=torch.bool).view(shape)
+    zeros = torch.frombuffer(memory, dtype=torch.bool)
+    if is_small:  # threads that meet in a new page wait for each other
+        zeros[:: mmap.PAGESIZE] = False
+    return zeros.view(shape)
