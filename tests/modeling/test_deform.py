@@ -8,8 +8,10 @@ from detectron2.layers import BatchNorm2d, Conv2d, FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import build_backbone
 from plain import base_cfg
 from torch.nn import functional as F
+from torchvision.ops import deform_conv2d
 
 from yolact_d2.modeling.backbone.deform import ModulatedDeformConv2d
+from yolact_d2.modeling.backbone.deform_sampling import sampled_deform_conv2d
 
 
 def _conv(in_channels=3, out_channels=4, stride=1, dilation=1, bias=False, **kwargs):
@@ -80,6 +82,65 @@ def test_equals_a_plain_loop(num_groups, stride):
                 weight = deform.weight[out, channel, element // 3, element % 3].item()
                 expected += weight * mask * _bilinear_or_zero(x[0, channel], y, x_)
         assert result[out, row, column].item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_sampling_equals_torchvision_and_so_do_the_gradients():
+    """Also far outside, on the lines between the pixels, and for all groups and memory formats."""
+    for seed in range(20):
+        torch.manual_seed(seed)
+
+        def number(low, high):
+            return int(torch.randint(low, high + 1, ()))
+
+        num_images, groups, offset_groups = number(1, 3), number(1, 2), number(1, 3)
+        channels, out_channels = 2 * groups * offset_groups, groups * number(2, 3)
+        kernel, stride, padding, dilation = (
+            (number(low, high), number(low, high)) for low, high in ((1, 3), (1, 2), (0, 2), (1, 2))
+        )
+        x = torch.randn(num_images, channels, number(5, 9), number(5, 9)).double()
+        weight = torch.randn(out_channels, channels // groups, *kernel).double()
+        out_size = F.conv2d(x, weight, None, stride, padding, dilation, groups).shape[2:]
+        num_samples = offset_groups * kernel[0] * kernel[1]
+        offset = 4 * torch.randn(num_images, 2 * num_samples, *out_size).double()
+        if seed % 2:
+            offset = offset.round()
+            x, offset, weight = (
+                z.contiguous(memory_format=torch.channels_last) for z in (x, offset, weight)
+            )
+        offset[:, 0, 0], offset[:, 1, -1] = 1e30, -torch.finfo(offset.dtype).max
+        bias, mask = torch.randn(out_channels).double(), torch.randn_like(offset[:, :num_samples])
+        inputs = [z.requires_grad_() for z in (x, offset, weight, bias, mask)]
+        results = []
+        for function in (deform_conv2d, sampled_deform_conv2d):
+            y = function(x, offset, weight, bias, stride, padding, dilation, mask)
+            results.append([y, *torch.autograd.grad(y.sin().sum(), inputs)])
+        for expected, got in zip(*results):
+            torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_traces_and_exported_programs_contain_torchvisions_operator():
+    """Which exporters know; eager CPUs do without."""
+    deform = ModulatedDeformConv2d(_conv()).float()
+    x = torch.randn(1, 3, 8, 9)
+    assert "torchvision::deform_conv2d" in str(torch.jit.trace(deform, x).inlined_graph)
+    program = torch.export.export(deform, (x,))
+    assert "torchvision.deform_conv2d" in program.graph_module.print_readable(print_output=False)
+    with torch.profiler.profile() as profile:
+        deform(x)
+    names = {event.key for event in profile.key_averages()}
+    assert "aten::embedding_bag" in names and "torchvision::deform_conv2d" not in names
+
+
+@torch.no_grad()
+def test_bfloat16_networks_have_precise_offsets():
+    """The samples are rounded, where they are taken is not."""
+    deform = ModulatedDeformConv2d(_conv(in_channels=32)).to(torch.bfloat16)
+    x = torch.randn(1, 32, 20, 200, dtype=torch.bfloat16)
+    offset_mask = torch.randn(1, 27, 20, 200, dtype=torch.bfloat16)
+    got = deform._deform_conv(x, offset_mask)
+    expected = deform.float()._deform_conv(x.float(), offset_mask.float())
+    assert got.dtype == torch.bfloat16
+    assert (got.float() - expected).abs().mean() < 0.005 * expected.abs().mean()
 
 
 def test_norm_and_activation_are_applied():

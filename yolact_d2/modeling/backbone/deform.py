@@ -6,6 +6,9 @@ from detectron2.modeling import ResNet
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
+from ..tracing import is_eager_cpu
+from .deform_sampling import sampled_deform_conv2d
+
 
 class ModulatedDeformConv2d(nn.Module):
     """Deformable convolution v2 (arXiv 1811.11168) that predicts its own offsets and masks.
@@ -64,11 +67,15 @@ class ModulatedDeformConv2d(nn.Module):
         return x
 
     def _deform_conv(self, x: Tensor, offset_mask: Tensor) -> Tensor:
-        # Half precision is too coarse for offsets, and torchvision has no CPU kernel for it.
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        offset, mask = offset_mask.to(dtype).tensor_split([self.offset_channels], dim=1)
+        # Half precision is too coarse for offsets.
+        precise = torch.promote_types(self.weight.dtype, torch.float32)
+        offset, mask = offset_mask.to(precise).tensor_split([self.offset_channels], dim=1)
+        # torchvision's CPU kernel runs on one thread, and has no half precision.
+        sampled = is_eager_cpu(x)
+        dtype = self.weight.dtype if sampled else precise
+        convolve = sampled_deform_conv2d if sampled else deform_conv2d
         with torch.autocast(x.device.type, enabled=False):
-            return deform_conv2d(
+            return convolve(
                 x.to(dtype),
                 # NaN offsets make torchvision read out of bounds. The mask keeps the NaN.
                 offset.nan_to_num(),
