@@ -21,7 +21,8 @@ def test_a_short_run_learns_the_masks_of_four_images(shapes_cfg, tmp_path):
         "MODEL.YOLACT.HEAD_CONV_DIM 32 MODEL.YOLACT.PROTONET.CONV_DIM 32 "
         "MODEL.BACKBONE.FREEZE_BN_BELOW 0 INPUT.AUG.CROP False INPUT.AUG.PHOTOMETRIC False "
         "MODEL.ANCHOR_GENERATOR.SIZES [[8,12],[16,24],[33,48],[48,67],[67,84]] "
-        "INPUT.IMAGE_SIZE 96 DATALOADER.NUM_WORKERS 0 SOLVER.IMS_PER_BATCH 4 SOLVER.BASE_LR 0.1 "
+        "INPUT.IMAGE_SIZE 96 DATALOADER.NUM_WORKERS 0 SOLVER.IMS_PER_BATCH 4 "
+        "SOLVER.OPTIMIZER AdamW SOLVER.BASE_LR 0.004 SOLVER.WEIGHT_DECAY_NORM 0.0 "
         f"SOLVER.MAX_ITER 150 SOLVER.WARMUP_ITERS 20 OUTPUT_DIR {tmp_path}".split()
     )
     torch.manual_seed(0)
@@ -29,4 +30,4 @@ def test_a_short_run_learns_the_masks_of_four_images(shapes_cfg, tmp_path):
     trainer.resume_or_load(resume=False)
     trainer.train()
     mask_ap, _ = trainer.storage.latest()["segm/AP"]
-    assert mask_ap > 50  # Measured: 60; 35 if masks are not flipped with their images.
+    assert mask_ap > 50  # Measured: 56 to 65 with five seeds. SGD gives 22 to 61.
