@@ -61,7 +61,7 @@ def read_runs(path: str, seeds: list[int], output: Path, opts: list[str]) -> lis
     variant, in which "config" is its config file.
 
     Args:
-        opts: further overrides, but for SEED and OUTPUT_DIR.
+        opts: further overrides.
 
     Raises:
         ValueError: if that is not what the file has, or two runs would share a folder.
@@ -74,6 +74,9 @@ def read_runs(path: str, seeds: list[int], output: Path, opts: list[str]) -> lis
         raise ValueError(f"{path} must have a dict of variants")
     if not all(isinstance(keys or {}, dict) for keys in (shared, *variants.values())):
         raise ValueError(f"{path}: opts and each variant must be a dict, KEY: VALUE")
+    overridden = {*shared, *opts, *(key for own in variants.values() for key in own or {})}
+    if overridden & {"SEED", "OUTPUT_DIR"}:
+        raise ValueError("--seeds and --output set SEED and OUTPUT_DIR, not overrides")
     runs = []
     for seed in seeds:
         for name, own in variants.items():

@@ -25,8 +25,9 @@ def optimize_for_inference(
     Args:
         model: on the device that it will run on, with its weights loaded.
         dtype: of the networks: backbone, head and protonet. Default: :func:`fast_dtype`.
-        compile: compile the networks with ``torch.compile``, at the first image, with the weights
-            as constants. On a CPU this needs a C++ compiler.
+        compile: compile the networks with ``torch.compile``, with the weights as constants: at the
+            first image, and again at the first few of other sizes, if images of EmbedMask or
+            batches have several. On a CPU this needs a C++ compiler.
 
     Raises:
         TypeError: if the model is not one of this project.
@@ -57,9 +58,14 @@ def compile_with_constants(module: nn.Module, **options: Any) -> None:
     from torch._inductor import config as inductor_config  # which takes long to import
 
     module.compile(**options)
-    # The compiler reads this setting from many places, of which `options` reaches only some.
-    frozen = inductor_config.patch(freezing=True)
-    module._compiled_call_impl = frozen(module._compiled_call_impl)
+    compiled: Any = module._compiled_call_impl
+
+    def call(*args: Any) -> Any:
+        # The compiler reads this setting from many places, of which `options` reaches only some.
+        with inductor_config.patch(freezing=True):
+            return compiled(*args)
+
+    module._compiled_call_impl = call
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

@@ -76,7 +76,7 @@ def test_image_that_comes_again_is_augmented_differently(cfg):
 
 
 def test_all_generators_of_another_mapper_are_seeded(cfg, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "manual_seed_all", pytest.fail)  # the model's dropout uses it
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", pytest.fail)  # the model may use it
 
     def mapper(record):
         draws = np.random.rand(), random.random(), torch.rand(()).item()

@@ -129,3 +129,25 @@ def test_an_object_keeps_its_colour_when_the_one_beside_it_is_gone():
         assert (first[0] != first[1]).any()
         assert np.array_equal(drawer._colors(instances[1:])[0], first[1])
         assert np.array_equal(drawer._colors(instances), first)  # it was gone for one frame
+
+
+def test_labels_say_class_and_score_and_are_beside_small_objects(monkeypatch):
+    called = []
+    monkeypatch.setattr(
+        "yolact_d2.inference.drawing.draw_label", lambda image, words, *_: called.append(words)
+    )
+    image = np.zeros((150, 220, 3), np.uint8)
+    masks = blobs(np.random.default_rng(0), 2)
+    instances = found(masks, [1, 0], torch.tensor([0.5, 0.934]))
+    VideoDrawer(Metadata(thing_classes=NAMES))(image, instances)
+    VideoDrawer(Metadata())(image, instances)
+    assert sorted(called) == [("0", "93%"), ("1", "50%"), ("cat", "93%"), ("dog", "50%")]
+    monkeypatch.undo()
+    # Below the object, or to its right at the bottom of the image.
+    for top, expected in ((50, (70, 80)), (128, (128, 100))):
+        mask = np.zeros((150, 220), np.uint8)
+        mask[top : top + 20, 80:100] = 1
+        labelled = np.full_like(image, 100)
+        draw_label(labelled, ("dog",), mask, np.zeros(3))
+        rows, columns = np.nonzero((labelled != 100).any(axis=2))
+        assert (rows.min(), columns.min()) == expected

@@ -56,12 +56,14 @@ def test_runs_have_the_overrides_of_their_variant(path, tmp_path):
 
 
 def test_each_run_has_its_own_seed_and_folder(path, tmp_path):
-    runs = read_runs(str(path), [3, 4], tmp_path, ["SEED", "7", "OUTPUT_DIR", "elsewhere"])
+    runs = read_runs(str(path), [3, 4], tmp_path, [])
     configs = [load_config(run.config_file, run.opts) for run in runs]
     assert [cfg.SEED for cfg in configs] == [3, 3, 3, 4, 4, 4]
     assert [cfg.OUTPUT_DIR for cfg in configs] == [str(run.folder) for run in runs]
     with pytest.raises(ValueError, match="two runs have the folder"):
         read_runs(str(path), [1, 1], tmp_path, [])
+    with pytest.raises(ValueError, match="set SEED and OUTPUT_DIR"):
+        read_runs(str(path), [1], tmp_path, ["SEED", "7"])
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,7 @@ def test_each_run_has_its_own_seed_and_folder(path, tmp_path):
         ({"config": "yolact_shapes", "variants": ["a"]}, "dict of variants"),
         ({"config": "yolact_shapes", "variants": {"a": ["SEED", 1]}}, "KEY: VALUE"),
         ({"config": "yolact_shapes", "opts": ["x"], "variants": {"a": None}}, "KEY: VALUE"),
+        ({"config": "yolact_shapes", "variants": {"a": {"SEED": 7}}}, "set SEED"),
         ({"variants": {"a": None}}, "a has no config"),
         ({"config": "yolact_shapes", "variants": {"a/b": None, "a-b": None}}, "the folder .*a-b"),
     ],

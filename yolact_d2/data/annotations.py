@@ -136,7 +136,7 @@ def xyxy(annotation: Annotation) -> Box:
 
 
 def clip_box(box: np.ndarray, size: Size) -> np.ndarray:
-    """The part of a box, (4,) XYXY, that is inside the image."""
+    """The part of boxes, (..., 4) XYXY, that is inside the image."""
     return box.clip(0, (*size, *size))
 
 

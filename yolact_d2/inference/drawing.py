@@ -12,7 +12,7 @@ from .labels import drawable_names, text_coverage
 
 
 class VideoDrawer:
-    """Draws like Detectron2's `VideoVisualizer`, whose figures would take time from the model.
+    """Draws like Detectron2's `VideoVisualizer`, which is too slow to keep up with the model.
 
     Objects keep the colours that `VideoVisualizer` chooses; masks keep their holes.
     """

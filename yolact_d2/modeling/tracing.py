@@ -12,7 +12,8 @@ def is_tracing() -> bool:
 
 
 def is_eager_cpu(x: Tensor) -> bool:
-    """Whether Python may look at the values of a tensor without waiting for a device."""
+    """Whether Python may look at the values of a tensor without waiting for a device. Also true in
+    ``torch.compile``."""
     return x.device.type == "cpu" and not is_tracing()
 
 

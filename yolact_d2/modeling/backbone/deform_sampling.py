@@ -16,7 +16,8 @@ def sampled_deform_conv2d(
     mask: Tensor,
 ) -> Tensor:
     """torchvision's ``deform_conv2d`` as an embedding bag, whose rows are the pixels, and a
-    convolution: on a CPU several times faster, forward and backward.
+    convolution: on a CPU several times faster, forward and backward. In training the samples, which
+    are as large as K images, are kept in memory.
 
     Args:
         x: (N, C, H, W).
