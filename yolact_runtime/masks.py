@@ -22,19 +22,19 @@ def paste_masks(
     grid = masks.shape[1:]
     # A bilinear resize is a matrix product in each direction.
     rows, columns = (bilinear_matrix(*x) for x in zip(grid, resized_size, size))
+    # Only the cells that are not 0 are computed, and the pixels that they touch.
+    in_rows, in_columns = (np.any(masks, axis).astype(np.float32) for axis in (2, 1))
+    extents = in_rows, in_columns, in_rows @ rows.T, in_columns @ columns.T
     pasted = np.zeros((len(masks), *size), bool)
-    for mask, out in zip(masks, pasted):
-        # Only the cells that are not 0 are computed.
-        y, x = _extent(mask), _extent(mask.T)
-        tall, wide = rows[:, y], columns[:, x]
-        in_y, in_x = _extent(tall), _extent(wide)
-        out[in_y, in_x] = tall[in_y] @ mask[y, x] @ wide[in_x].T > threshold
+    for mask, out, *values in zip(masks, pasted, *extents):
+        y, x, out_y, out_x = map(_extent, values)
+        out[out_y, out_x] = rows[out_y, y] @ mask[y, x] @ columns[out_x, x].T > threshold
     return pasted
 
 
 def _extent(values: np.ndarray) -> slice:
-    """From the first row that is not 0 to the last."""
-    indices = values.any(axis=1).nonzero()[0]
+    """From the first value that is not 0 to the last."""
+    (indices,) = values.nonzero()
     return slice(indices[0], indices[-1] + 1) if len(indices) else slice(0)
 
 
