@@ -26,8 +26,8 @@ def optimize_for_inference(
         model: on the device that it will run on, with its weights loaded.
         dtype: of the networks: backbone, head and protonet. Default: :func:`fast_dtype`.
         compile: compile the networks with ``torch.compile``, with the weights as constants: at the
-            first image, and again at the first few of other sizes, if images of EmbedMask or
-            batches have several. On a CPU this needs a C++ compiler.
+            first image, and again for the first few other sizes of network inputs and batches. On
+            a CPU this needs a C++ compiler.
 
     Raises:
         TypeError: if the model is not one of this project.
