@@ -8,8 +8,9 @@ import pytest
 import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import build_model
+from fake_gpu import DEVICE, fake_gpu
 from plain import CONFIGS, assert_equal
-from small_models import tiny_embedmask
+from small_models import random_image, tiny_embedmask, tiny_yolact
 from torch import nn
 from torch._inductor import config as inductor_config
 
@@ -188,6 +189,30 @@ def test_backbone_head_and_protonet_are_compiled_with_constants(monkeypatch, ima
     assert called == [("YOLACTFPN", True), ("YOLACTHead", True), ("Protonet", True)]
     assert not inductor_config.freezing
     torch.testing.assert_close(predict(copy.deepcopy(fast), image).scores, expected)
+
+
+def test_on_a_gpu_all_but_the_resize_of_masks_is_compiled_as_one_graph(monkeypatch):
+    called = []
+
+    def fake_compile(function, **options):
+        def call(*args):
+            called.append((function.__name__, options))
+            return function(*args)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", fake_compile)
+    inputs = [{"image": random_image(50, 70)}, {"image": random_image(64, 40)}]
+    model = tiny_yolact().eval()
+    expected = [x["instances"].scores for x in model(inputs)]
+    with fake_gpu(), torch.no_grad():
+        model = model.to(DEVICE)
+        fast = optimize_for_inference(model, dtype=torch.float32, compile=True)
+        for x, scores in zip(fast(inputs), expected):
+            torch.testing.assert_close(x["instances"].scores.values, scores, rtol=1e-3, atol=1e-5)
+        assert called == [("detect_batch", {"mode": "reduce-overhead", "dynamic": False})]
+        copy.deepcopy(fast)(inputs)  # is not compiled, and does not call the original
+        assert len(called) == 1
 
 
 def test_fast_dtype(monkeypatch):

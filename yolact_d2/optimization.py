@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from .modeling import InstanceDetector
+from .modeling import YOLACT, InstanceDetector
 from .modeling.backbone.deform import ModulatedDeformConv2d
+from .modeling.yolact.nms import fast_nms
 
 
 def optimize_for_inference(
@@ -27,7 +28,8 @@ def optimize_for_inference(
         dtype: of the networks: backbone, head and protonet. Default: :func:`fast_dtype`.
         compile: compile the networks with ``torch.compile``, with the weights as constants: at the
             first image, and again for the first few other sizes of network inputs and batches. On
-            a CPU this needs a C++ compiler.
+            a CPU this needs a C++ compiler. On a GPU, YOLACT is compiled up to its masks, and runs
+            as a CUDA graph.
 
     Raises:
         TypeError: if the model is not one of this project.
@@ -43,8 +45,16 @@ def optimize_for_inference(
         part = getattr(model, name)
         fold_batch_norms(part)
         part.to(dtype).to(memory_format=torch.channels_last)
-        if compile:
-            compile_with_constants(part)
+    if not compile:
+        return model
+    if isinstance(model, YOLACT) and model.nms is fast_nms and model.device.type != "cpu":
+        # All whose shapes are known beforehand, as one CUDA graph.
+        model.detect_batch = torch.compile(  # type: ignore[method-assign]
+            model.detect_batch, mode="reduce-overhead", dynamic=False
+        )
+    else:
+        for name in model.networks:
+            compile_with_constants(getattr(model, name))
     return model
 
 

@@ -9,6 +9,7 @@ from detectron2.modeling.roi_heads import fast_rcnn
 from torch import nn
 
 from yolact_d2.modeling.embedmask import embedmask
+from yolact_d2.modeling.yolact import yolact
 
 STAGES = ("preprocess", "backbone", "heads", "nms", "masks")
 
@@ -29,15 +30,31 @@ class Architecture(NamedTuple):
     none of them belongs to "heads"."""
 
 
-def _instance_detector_calls(model: nn.Module) -> list[Call]:
+def _yolact_calls(model: nn.Module) -> list[Call]:
+    calls = [
+        Call("preprocess", model, "preprocess_image"),
+        Call("masks", model, "inference_single_image"),
+        Call("masks", yolact, "batch_instances"),
+    ]
+    if "detect_batch" in vars(model):  # compiled as a whole
+        return calls
+    return [
+        *calls,
+        Call("backbone", model.backbone, "forward"),
+        Call("heads", model, "detect"),
+        Call("nms", model, "nms"),
+        Call("nms", yolact, "fast_nms_of_batch"),
+        Call("masks", yolact, "batch_masks"),
+    ]
+
+
+def _embedmask_calls(model: nn.Module) -> list[Call]:
     return [
         Call("preprocess", model, "preprocess_image"),
         Call("backbone", model.backbone, "forward"),
         Call("masks", model, "inference_single_image"),
         Call("heads", model, "detect"),
-        Call("nms", model, "nms")
-        if hasattr(model, "nms")
-        else Call("nms", embedmask, "batched_nms"),
+        Call("nms", embedmask, "batched_nms"),
     ]
 
 
@@ -63,8 +80,8 @@ def _retinanet_calls(model: nn.Module) -> list[Call]:
 
 
 ARCHITECTURES = {
-    "YOLACT": Architecture("MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST", _instance_detector_calls),
-    "EmbedMask": Architecture("MODEL.EMBEDMASK.CLASS_SCORE_THRESH_TEST", _instance_detector_calls),
+    "YOLACT": Architecture("MODEL.YOLACT.ANCHOR_SCORE_THRESH_TEST", _yolact_calls),
+    "EmbedMask": Architecture("MODEL.EMBEDMASK.CLASS_SCORE_THRESH_TEST", _embedmask_calls),
     "GeneralizedRCNN": Architecture("MODEL.ROI_HEADS.SCORE_THRESH_TEST", _rcnn_calls),
     "RetinaNet": Architecture("MODEL.RETINANET.SCORE_THRESH_TEST", _retinanet_calls),
 }

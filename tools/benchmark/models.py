@@ -6,6 +6,7 @@ from functools import partial
 from typing import NamedTuple
 from unittest.mock import patch
 
+import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -112,9 +113,9 @@ class Detector:
         for image in images:
             height, width = image.shape[:2]
             if self.cfg.INPUT.FORMAT == "RGB":
-                image = image[:, :, ::-1]
+                image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
             image = self._resize.get_transform(image).apply_image(image)
-            image = torch.as_tensor(image.astype("float32").transpose(2, 0, 1))
+            image = torch.from_numpy(np.array(image)).permute(2, 0, 1)
             inputs.append({"image": image, "height": height, "width": width})
         return inputs
 

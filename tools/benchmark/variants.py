@@ -1,5 +1,7 @@
 """Ways to run a model."""
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -19,17 +21,13 @@ def _channels_last(model: nn.Module) -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
-def _compile(model: nn.Module, mode: str = "default") -> nn.Module:
+def _compile(model: nn.Module) -> nn.Module:
     # The networks only: what is between them has shapes that depend on the data.
     networks = dict(model.named_modules())
     for name in ("backbone", "head", "protonet", "proposal_generator.rpn_head"):
         if name in networks:
-            compile_with_constants(networks[name], mode=mode)
+            compile_with_constants(networks[name])
     return model
-
-
-def _cuda_graphs(model: nn.Module) -> nn.Module:
-    return _compile(model, "reduce-overhead")
 
 
 # From a model to one that is called in the same way. Most change the model in place.
@@ -38,9 +36,12 @@ VARIANTS = {
     "amp": _amp,
     "channels-last": _channels_last,
     "compile": _compile,
-    "cuda-graphs": _cuda_graphs,
     "optimized": optimize_for_inference,
+    "compiled": partial(optimize_for_inference, compile=True),
 }
+
+
+_COPIES = {"optimized", "compiled"}
 
 
 def apply_variant(name: str, model: nn.Module) -> nn.Module:
@@ -48,8 +49,8 @@ def apply_variant(name: str, model: nn.Module) -> nn.Module:
     Args:
         name: a key of VARIANTS, or several joined by "+".
     """
-    # "optimized" first: it makes a copy, without what others did to the model.
-    for part in sorted(name.split("+"), key=lambda part: part != "optimized"):
+    # These first: they make a copy, without what others did to the model.
+    for part in sorted(name.split("+"), key=lambda part: part not in _COPIES):
         model = VARIANTS[part](model)
     return model
 
@@ -57,4 +58,4 @@ def apply_variant(name: str, model: nn.Module) -> nn.Module:
 def is_available(name: str, architecture: str) -> bool:
     """Whether models of a meta-architecture have a variant."""
     ours = architecture in (YOLACT.__name__, EmbedMask.__name__)
-    return ours or "optimized" not in name.split("+")
+    return ours or not _COPIES.intersection(name.split("+"))

@@ -19,9 +19,9 @@ from ..modeling.embedmask.head import EmbedMaskPredictions
 from ..modeling.embedmask.losses import counting_pixels
 from ..modeling.embedmask.masks import OUTSIDE, window_masks
 from ..modeling.instance_detector import InstanceDetector, clamp_finite
-from ..modeling.yolact.head import DensePredictions, class_scores
-from ..modeling.yolact.masks import clip_boxes, scale_boxes, soft_masks
-from ..modeling.yolact.nms import fast_nms, fast_nms_of_batch
+from ..modeling.yolact.batch import batch_masks
+from ..modeling.yolact.masks import clip_boxes, scale_boxes
+from ..modeling.yolact.nms import fast_nms
 from ..optimization import optimize_for_inference
 
 OUTPUTS = ("masks", "coefficients", "full", "raw")
@@ -137,53 +137,25 @@ class YOLACTGraph(ModelGraph):
             image = F.interpolate(image, size=self.input_size, mode="bilinear")
         else:
             size = image.shape[2:]
-        features = model.backbone((image - model.pixel_mean) / model.pixel_std)
-        features = [features[name] for name in model.head_in_features]
-        predictions = model.head(features)
-        prototypes = clamp_finite(model.protonet(features[0]))
-
-        found = self.raw(predictions)
+        images = (image - model.pixel_mean) / model.pixel_std
+        _, _, predictions, prototypes = model.forward_networks(images)
+        prototypes = clamp_finite(prototypes)
+        boxes, scores, coefficients = model.decode_batch(self.anchors, predictions)
+        outputs = {"prototypes": prototypes}
         if self.outputs != "raw":
-            found = self.detect(**found)
-        boxes = found["boxes"]
-        found["boxes"] = scale_boxes(clip_boxes(boxes), size)
-        found["prototypes"] = prototypes
+            found = model.choose_batch(boxes, scores, coefficients)
+            boxes, scores, outputs["classes"], coefficients = found
+            scores = scores.masked_fill(scores < model.test_score_thresh, 0)
         if "masks" in self.output_names or "mask_scores" in self.output_names:
-            grid_boxes = scale_boxes(boxes, prototypes.shape[2:])
-            masks = soft_masks(prototypes, found["coefficients"], grid_boxes)
-            if model.mask_iou_head is not None:
-                ious = model.mask_iou_head(masks.flatten(0, 1), found["classes"].flatten())
-                found["mask_scores"] = found["scores"] * ious.view_as(found["scores"])
+            masks, ious = batch_masks(found, prototypes, model.mask_iou_head)
+            if ious is not None:
+                outputs["mask_scores"] = scores.clamp(min=0) * ious
             if self.outputs == "full":
                 masks = F.interpolate(masks, size=size, mode="bilinear") > self.mask_threshold
-            found["masks"] = masks
-        return tuple(found[name] for name in self.output_names)
-
-    def raw(self, predictions: DensePredictions) -> dict[str, Tensor]:
-        scores = class_scores(predictions.logits, self.model.head.has_background)
-        boxes, scores = self.model.decode(self.anchors, predictions.deltas, scores)
-        coefficients = clamp_finite(predictions.coefficients)
-        return {"boxes": boxes, "scores": scores.clamp(min=0), "coefficients": coefficients}
-
-    def detect(self, boxes: Tensor, scores: Tensor, coefficients: Tensor) -> dict[str, Tensor]:
-        model = self.model
-        is_candidate = scores.amax(dim=-1, keepdim=True) > model.test_anchor_score_thresh
-        scores = scores.masked_fill(~is_candidate, -1)
-        indices, classes, scores = fast_nms_of_batch(
-            boxes,
-            scores,
-            iou_thresh=model.test_nms_thresh,
-            topk=model.test_topk_candidates,
-            max_detections=model.max_detections_per_image,
-        )
-        return {
-            "boxes": boxes.gather(1, indices[..., None].expand(-1, -1, 4)),
-            "scores": scores.masked_fill(scores < model.test_score_thresh, 0).clamp(min=0),
-            "classes": classes,
-            "coefficients": coefficients.gather(
-                1, indices[..., None].expand(-1, -1, coefficients.shape[2])
-            ),
-        }
+            outputs["masks"] = masks
+        outputs["boxes"] = scale_boxes(clip_boxes(boxes), size)
+        outputs["scores"], outputs["coefficients"] = scores.clamp(min=0), coefficients
+        return tuple(outputs[name] for name in self.output_names)
 
 
 class EmbedMaskGraph(ModelGraph):

@@ -3,6 +3,7 @@
 import os
 from typing import Any, TypeAlias
 
+import cv2
 import numpy as np
 import torch
 from detectron2.data.detection_utils import convert_PIL_to_numpy
@@ -77,7 +78,7 @@ def to_model_input(image: AnyImage, input_format: str) -> np.ndarray:
     """(H, W, 3) uint8 in the order of `input_format`, or (H, W, 1) for "L"; see :func:`to_bgr`."""
     array = to_bgr(image, input_format)
     if input_format != "BGR":
-        array = array[:, :, ::-1]
+        array = cv2.cvtColor(array, cv2.COLOR_BGR2RGB)  # contiguous, unlike a flipped view
     if input_format == "L":
-        array = convert_PIL_to_numpy(Image.fromarray(np.ascontiguousarray(array)), "L")
+        array = convert_PIL_to_numpy(Image.fromarray(array), "L")
     return array

@@ -118,7 +118,7 @@ class Predictor:
         array = to_model_input(image, self.input_format)
         height, width = array.shape[:2]
         array = self._resize.get_transform(array).apply_image(array)
-        tensor = torch.from_numpy(np.array(array.transpose(2, 0, 1), order="C"))
+        tensor = torch.from_numpy(np.array(array, order="C")).permute(2, 0, 1)
         return {"image": tensor, "height": height, "width": width}
 
     def kept(self, classes: torch.Tensor) -> torch.Tensor | slice:

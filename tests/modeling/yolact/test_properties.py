@@ -12,6 +12,8 @@ from small_models import tiny_yolact, with_double_network
 from strategies import finite_floats, ground_truths, images, seeds, tensors
 
 from yolact_d2.modeling import NMS_REGISTRY, DensePredictions, MaskIoUHead
+from yolact_d2.modeling.instance_detector import clamp_finite
+from yolact_d2.modeling.yolact.batch import batch_instances, batch_masks
 from yolact_d2.modeling.yolact.criterion import YOLACTCriterion
 
 CONFIGS = ["yolact_shapes", "yolact_plus_shapes"]
@@ -126,6 +128,25 @@ def test_no_nan_for_any_outputs_of_the_network(postprocessing, nms, finite, data
     assert torch.equal(found.scores, everything.scores[relative.nonempty(1e-6)])
     if finite:
         assert len(everything) > 0 or nms == "batched_nms"
+    if nms == "fast_nms":
+        _assert_a_batch_has_these_detections(postprocessing, found, *inputs[:3])
+
+
+def _assert_a_batch_has_these_detections(model, expected, anchors, predictions, prototypes):
+    """Twice, by the functions for batches; some after a threshold."""
+    predictions = DensePredictions(*(torch.stack([x, x]) for x in predictions))
+    found = model.choose_batch(*model.decode_batch(anchors.tensor, predictions))
+    prototypes = clamp_finite(torch.stack([prototypes, prototypes]))
+    masks = batch_masks(found, prototypes, model.mask_iou_head)
+    for thresh in (0.0, 0.3):
+        rest = expected[expected.scores >= thresh]
+        for instances in batch_instances(found, masks, [SIZE, SIZE], thresh):
+            assert len(instances) == len(rest)
+            assert torch.equal(instances.pred_classes, rest.pred_classes)
+            torch.testing.assert_close(instances.pred_boxes.tensor, rest.pred_boxes.tensor)
+            torch.testing.assert_close(instances.scores, rest.scores)
+            torch.testing.assert_close(instances.mask_scores, rest.mask_scores)
+            assert (instances.pred_masks != rest.pred_masks).float().mean() <= 0.01 or not len(rest)
 
 
 @settings(max_examples=12)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from yolact_d2.modeling import NMS_REGISTRY, DensePredictions
-from yolact_d2.modeling.yolact.yolact import training_sides
+from yolact_d2.modeling.yolact.multi_scale import training_sides
 
 LOSSES = {"loss_cls", "loss_box_reg", "loss_mask", "loss_sem_seg"}
 CONFIGS = ["yolact_shapes", "yolact_plus_shapes"]

@@ -215,8 +215,6 @@ def fast_nms(
                 return detections
             num_pairs *= 2
     indices, classes, scores = fast_nms_of_batch(boxes[None], scores[None], **limits)
-    if torch.compiler.is_exporting():  # the number of detections is fixed
-        return Detections(indices[0], classes[0], scores[0])
     found = (scores[0] >= 0).nonzero().squeeze(1)
     return Detections(indices[0, found], classes[0, found], scores[0, found])
 

@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from detectron2.config import configurable
@@ -15,11 +16,13 @@ from ..instance_detector import InstanceDetector, clamp_finite, output_size
 from ..tracing import is_eager_cpu, is_tracing
 from ..weight_init import xavier_uniform_init
 from .anchors import DistanceTransform, are_relative, build_box_transform
+from .batch import BatchDetections, BatchMasks, batch_instances, batch_masks
 from .criterion import build_criterion
 from .head import DensePredictions, build_head, class_scores
 from .mask_iou_head import MaskIoUHead
 from .masks import clip_boxes, detection_masks, paste_masks, scale_boxes, soft_masks
-from .nms import Detections, fast_nms, get_nms, may_exceed
+from .multi_scale import training_sides
+from .nms import Detections, fast_nms, fast_nms_of_batch, get_nms, may_exceed
 from .protonet import build_protonet
 
 
@@ -164,6 +167,11 @@ class YOLACT(InstanceDetector):
             "test_topk_candidates": cfg.MODEL.YOLACT.TOPK_CANDIDATES_TEST,
         }
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()  # copies are not compiled, as those of any module
+        state.pop("detect_batch", None)
+        return state
+
     def forward(self, batched_inputs: list[dict]):
         """
         Args:
@@ -191,16 +199,18 @@ class YOLACT(InstanceDetector):
     def forward_batch(self, batched_inputs: list[dict]):
         """Same as :meth:`forward`, but always with all images in one batch."""
         images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images)
-        features = [features[name] for name in self.head_in_features]
-        predictions = self.head(features)
-        prototypes = self.protonet(features[0])
-        anchor_levels = self.anchor_generator(features)
+        if not self.training and not is_eager_cpu(images):
+            if self.nms is fast_nms:
+                sizes = [output_size(x, x["image"].shape[-2:]) for x in batched_inputs]
+                found, masks = self.detect_batch(images)
+                results = batch_instances(found, masks, sizes, self.test_score_thresh)
+                return [{"instances": instances} for instances in results]
+            if is_tracing():
+                raise NotImplementedError(
+                    f"MODEL.YOLACT.NMS is {self.nms.__name__}: only fast_nms can be traced"
+                )
+        features, anchor_levels, predictions, prototypes = self.forward_networks(images)
         sem_seg_logits = self.sem_seg_conv(features[0]).float() if self.training else None
-
-        # The network may run in mixed precision; losses and postprocessing need float32.
-        predictions = DensePredictions(*(x.float() for x in predictions))
-        prototypes = prototypes.float()
         with torch.autocast(self.device.type, enabled=False):
             inference = partial(
                 self.forward_inference, Boxes.cat(anchor_levels), predictions, prototypes
@@ -217,6 +227,25 @@ class YOLACT(InstanceDetector):
                 )
             return inference(batched_inputs)
 
+    def forward_networks(
+        self, images: Tensor
+    ) -> tuple[list[Tensor], list[Boxes], DensePredictions, Tensor]:
+        """
+        Args:
+            images: (N, 3, S, S), normalized.
+
+        Returns:
+            the features of the head's levels, the anchors of each, and float32 predictions and
+            prototypes (N, k, h, w).
+        """
+        features = self.backbone(images)
+        features = [features[name] for name in self.head_in_features]
+        predictions = self.head(features)
+        prototypes = self.protonet(features[0])
+        # The networks may run in mixed precision; losses and postprocessing need float32.
+        predictions = DensePredictions(*(x.float() for x in predictions))
+        return features, self.anchor_generator(features), predictions, prototypes.float()
+
     def preprocess_image(self, batched_inputs: list[dict]) -> Tensor:
         """Resize to S x S, normalize and batch the images. A grayscale image becomes 3 channels.
 
@@ -231,9 +260,54 @@ class YOLACT(InstanceDetector):
         size = (side, side)
         images = []
         for x in batched_inputs:
-            image = F.interpolate(self.image_to_device(x)[None], size=size, mode="bilinear")[0]
-            images.append((image - self.pixel_mean) / self.pixel_std)
-        return self.to_network_input(torch.stack(images))
+            image = self.image_to_device(x)[None]
+            images.append(F.interpolate(image, size=size, mode="bilinear"))
+        return self.to_network_input((torch.cat(images) - self.pixel_mean) / self.pixel_std)
+
+    def detect_batch(self, images: Tensor) -> tuple[BatchDetections, BatchMasks]:
+        """The detections of a batch by Fast NMS. No decision depends on values, so this can be
+        compiled, traced and exported.
+
+        Args:
+            images: (N, 3, S, S), normalized.
+        """
+        _, anchors, predictions, prototypes = self.forward_networks(images)
+        with torch.autocast(self.device.type, enabled=False):
+            found = self.choose_batch(*self.decode_batch(Boxes.cat(anchors).tensor, predictions))
+            return found, batch_masks(found, clamp_finite(prototypes), self.mask_iou_head)
+
+    def decode_batch(
+        self, anchors: Tensor, predictions: DensePredictions
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """
+        Args:
+            anchors: (A, 4).
+
+        Returns:
+            boxes and scores as :meth:`decode`; coefficients (N, A, k).
+        """
+        scores = class_scores(predictions.logits, self.head.has_background)
+        boxes, scores = self.decode(anchors, predictions.deltas, scores)
+        return boxes, scores, clamp_finite(predictions.coefficients)
+
+    def choose_batch(self, boxes: Tensor, scores: Tensor, coefficients: Tensor) -> BatchDetections:
+        """
+        Args:
+            boxes, scores, coefficients: of all anchors, see :meth:`decode_batch`.
+        """
+        is_candidate = scores.amax(dim=-1, keepdim=True) > self.test_anchor_score_thresh
+        indices, classes, scores = fast_nms_of_batch(
+            boxes,
+            scores.masked_fill(~is_candidate, -1),
+            iou_thresh=self.test_nms_thresh,
+            topk=self.test_topk_candidates,
+            max_detections=self.max_detections_per_image,
+        )
+        boxes, coefficients = (
+            x.gather(1, indices[..., None].expand(-1, -1, x.shape[2]))
+            for x in (boxes, coefficients)
+        )
+        return BatchDetections(boxes, scores, classes, coefficients)
 
     def forward_inference(
         self,
@@ -318,18 +392,9 @@ class YOLACT(InstanceDetector):
             predictions = DensePredictions(*(x[likely] for x in predictions))
         scores = class_scores(predictions.logits, has_background)
         is_candidate = scores.amax(dim=1) > self.test_anchor_score_thresh
-        if is_tracing():  # the number of candidates would be a constant
-            if self.nms is not fast_nms:
-                raise NotImplementedError(
-                    f"MODEL.YOLACT.NMS is {self.nms.__name__}: only fast_nms can be traced"
-                )
-            candidates = torch.arange(len(scores), device=scores.device)
-            scores = scores.masked_fill(~is_candidate[:, None], -1)
-        else:
-            candidates = is_candidate.nonzero().squeeze(1)
-            scores = scores[candidates]
+        candidates = is_candidate.nonzero().squeeze(1)
         boxes, scores = self.decode(
-            anchors.tensor[candidates], predictions.deltas[candidates], scores
+            anchors.tensor[candidates], predictions.deltas[candidates], scores[candidates]
         )
         detections = self.nms(
             boxes,
@@ -340,12 +405,8 @@ class YOLACT(InstanceDetector):
             max_detections=self.max_detections_per_image,
         )
         kept, classes, scores = detections
-        is_above = scores >= self.test_score_thresh
-        if torch.compiler.is_exporting():  # the number of detections is fixed
-            scores = scores.masked_fill(~is_above, 0)
-        else:
-            above = is_above.nonzero().squeeze(1)
-            kept, classes, scores = kept[above], classes[above], scores[above]
+        above = (scores >= self.test_score_thresh).nonzero().squeeze(1)
+        kept, classes, scores = kept[above], classes[above], scores[above]
         coefficients = predictions.coefficients[candidates[kept]]
         return boxes[kept], scores, classes, clamp_finite(coefficients)
 
@@ -369,25 +430,3 @@ class YOLACT(InstanceDetector):
             visible = (clipped[..., 2:] - clipped[..., :2] > 1e-6).all(dim=-1)
             scores = scores.masked_fill(~visible[..., None], -1)
         return boxes, scores
-
-
-def training_sides(image_size: int, multi_scale: float) -> list[int]:
-    """The sides, in pixels, that a batch may have in training.
-
-    Args:
-        image_size: S.
-        multi_scale: f. 0: the side is S. Otherwise the sides are the multiples of 32 in
-            S * (1 - f) to S * (1 + f).
-    """
-    if multi_scale == 0:
-        return [image_size]
-    if not 0 <= multi_scale < 1:
-        raise ValueError(f"INPUT.MULTI_SCALE is {multi_scale}, not in 0 <= f < 1")
-    low, high = (round(image_size * (1 + f), 6) for f in (-multi_scale, multi_scale))
-    sides = [side for side in range(32, int(high) + 1, 32) if side >= low]
-    if not sides:
-        raise ValueError(
-            f"INPUT.MULTI_SCALE is {multi_scale}: there is no multiple of 32 in {low:g} to "
-            f"{high:g}, use a larger fraction"
-        )
-    return sides
