@@ -100,7 +100,7 @@ class YOLACTFPN(FPN):
             if top_down is not None:
                 size = merged.shape[-2:]
                 merged = merged + F.interpolate(top_down, size=size, mode="bilinear")
-            results.insert(0, F.relu(output_conv(merged)))
+            results.insert(0, F.relu_(output_conv(merged)))
             top_down = merged
         results.extend(self.top_block(results[-1]))
         return dict(zip(self._out_features, results))

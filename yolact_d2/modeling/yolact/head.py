@@ -82,7 +82,7 @@ class YOLACTHead(nn.Module):
         self.has_background = has_background
         self.num_prototypes = num_prototypes
         num_scores = num_classes + has_background
-        self.conv = Conv2d(in_channels, conv_dim, kernel_size=3, padding=1, activation=F.relu)
+        self.conv = Conv2d(in_channels, conv_dim, kernel_size=3, padding=1, activation=F.relu_)
         self.cls_score = Conv2d(conv_dim, num_anchors * num_scores, kernel_size=3, padding=1)
         self.bbox_pred = Conv2d(conv_dim, num_anchors * 4, kernel_size=3, padding=1)
         self.mask_coefficients = Conv2d(

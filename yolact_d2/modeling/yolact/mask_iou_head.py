@@ -35,11 +35,11 @@ class MaskIoUHead(nn.Module):
         channels = [1, *conv_dims]
         self.convs = nn.Sequential(
             *(
-                Conv2d(in_channels, out_channels, kernel_size=3, stride=2, activation=F.relu)
+                Conv2d(in_channels, out_channels, kernel_size=3, stride=2, activation=F.relu_)
                 for in_channels, out_channels in zip(channels, channels[1:])
             )
         )
-        self.predictor = Conv2d(channels[-1], num_classes, kernel_size=1, activation=F.relu)
+        self.predictor = Conv2d(channels[-1], num_classes, kernel_size=1, activation=F.relu_)
         xavier_uniform_init(self)
 
     @classmethod

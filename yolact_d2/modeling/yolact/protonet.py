@@ -39,13 +39,13 @@ class Protonet(nn.Module):
         super().__init__()
         convs = []
         for _ in range(num_convs):
-            convs.append(Conv2d(in_channels, conv_dim, kernel_size=3, padding=1, activation=F.relu))
+            convs.append(Conv2d(in_channels, conv_dim, kernel_size=3, padding=1, activation=F.relu_))
             in_channels = conv_dim
         self.convs = nn.Sequential(*convs)
         self.upsampled_conv = Conv2d(
-            in_channels, conv_dim, kernel_size=3, padding=1, activation=F.relu
+            in_channels, conv_dim, kernel_size=3, padding=1, activation=F.relu_
         )
-        self.prototypes = Conv2d(conv_dim, num_prototypes, kernel_size=1, activation=F.relu)
+        self.prototypes = Conv2d(conv_dim, num_prototypes, kernel_size=1, activation=F.relu_)
         xavier_uniform_init(self)
 
     @classmethod

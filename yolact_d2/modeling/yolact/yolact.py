@@ -124,6 +124,7 @@ class YOLACT(InstanceDetector):
         self.test_nms_thresh = test_nms_thresh
         self.test_topk_candidates = test_topk_candidates
         self.drop_empty_boxes = drop_empty_boxes
+        self.to(memory_format=torch.channels_last)  # in which convolutions are faster
 
     @classmethod
     def from_config(cls, cfg):
