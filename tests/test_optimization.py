@@ -13,6 +13,7 @@ from plain import CONFIGS, assert_equal
 from small_models import random_image, tiny_embedmask, tiny_yolact
 from torch import nn
 from torch._inductor import config as inductor_config
+from torch.utils._pytree import tree_leaves
 
 from yolact_d2 import Predictor, load_config, optimization, optimize_for_inference
 from yolact_d2.modeling.backbone.deform import ModulatedDeformConv2d
@@ -191,7 +192,7 @@ def test_backbone_head_and_protonet_are_compiled_with_constants(monkeypatch, ima
     torch.testing.assert_close(predict(copy.deepcopy(fast), image).scores, expected)
 
 
-def test_on_a_gpu_all_but_the_resize_of_masks_is_compiled_as_one_graph(monkeypatch):
+def test_on_a_gpu_all_but_the_resize_of_masks_is_compiled(monkeypatch):
     called = []
 
     def fake_compile(function, **options):
@@ -213,6 +214,16 @@ def test_on_a_gpu_all_but_the_resize_of_masks_is_compiled_as_one_graph(monkeypat
         assert called == [("detect_batch", {"mode": "reduce-overhead", "dynamic": False})]
         copy.deepcopy(fast)(inputs)  # is not compiled, and does not call the original
         assert len(called) == 1
+
+
+@torch.no_grad()
+def test_the_detections_of_a_batch_are_one_graph():
+    model = tiny_yolact("yolact_plus_shapes").eval()
+    images = model.preprocess_image([{"image": random_image(50, 70)}] * 2)
+    compiled = torch.compile(model.detect_batch, backend="eager", fullgraph=True)
+    results = (tree_leaves(detect(images)) for detect in (compiled, model.detect_batch))
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected)
 
 
 def test_fast_dtype(monkeypatch):

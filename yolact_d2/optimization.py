@@ -26,10 +26,11 @@ def optimize_for_inference(
     Args:
         model: on the device that it will run on, with its weights loaded.
         dtype: of the networks: backbone, head and protonet. Default: :func:`fast_dtype`.
-        compile: compile the networks with ``torch.compile``, with the weights as constants: at the
-            first image, and again for the first few other sizes of network inputs and batches. On
-            a CPU this needs a C++ compiler. On a GPU, YOLACT is compiled up to its masks, and runs
-            as a CUDA graph.
+        compile: compile with ``torch.compile``, at the first image and again for other sizes of
+            network inputs and batches; PyTorch runs the ninth and later ones as they are. On a CPU
+            these are the networks, with the weights as constants, and it needs a C++ compiler. On
+            a GPU it is all of YOLACT but the resize of the masks, as a CUDA graph: call the copy
+            in one thread only.
 
     Raises:
         TypeError: if the model is not one of this project.
@@ -48,7 +49,7 @@ def optimize_for_inference(
     if not compile:
         return model
     if isinstance(model, YOLACT) and model.nms is fast_nms and model.device.type != "cpu":
-        # All whose shapes are known beforehand, as one CUDA graph.
+        # All whose shapes do not depend on what is found.
         model.detect_batch = torch.compile(  # type: ignore[method-assign]
             model.detect_batch, mode="reduce-overhead", dynamic=False
         )

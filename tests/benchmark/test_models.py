@@ -4,6 +4,7 @@ from detectron2.engine import DefaultPredictor
 from small_models import BENCHMARK_MODELS
 
 from tools.benchmark import variants
+from tools.benchmark.architectures import _yolact_calls
 from tools.benchmark.images import generate_image
 from tools.benchmark.models import Detector, parse_model
 
@@ -91,6 +92,17 @@ def test_variants_return_as_many_detections():
         assert detector.label == f"{name}, {variant}"
         assert [len(instances) for instances in detector(IMAGES)] == [7, 7]
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_the_stages_of_a_compiled_model_are_around_it():
+    model = detector_of("yolact").model
+    assert [call.name for call in _yolact_calls(model)].count("forward") == 1
+    model.detect_batch = lambda images: None  # as optimize_for_inference does on a GPU
+    assert {(call.stage, call.name) for call in _yolact_calls(model)} == {
+        ("preprocess", "preprocess_image"),
+        ("masks", "inference_single_image"),
+        ("masks", "batch_instances"),
+    }
 
 
 def test_compile_replaces_the_networks_that_a_model_has(monkeypatch):

@@ -1,7 +1,8 @@
 """Models as functions of tensors with outputs of fixed size, which exporters can trace.
 
 The graphs use the networks of the models and the functions that eager inference uses. What differs:
-they compute all anchors in place of the candidates, and mark missing detections by score 0.
+they mark missing detections by score 0 and, unlike eager inference on a CPU, compute all anchors in
+place of the candidates.
 """
 
 import math
@@ -138,23 +139,25 @@ class YOLACTGraph(ModelGraph):
         else:
             size = image.shape[2:]
         images = (image - model.pixel_mean) / model.pixel_std
-        _, _, predictions, prototypes = model.forward_networks(images)
+        _, predictions, prototypes = model.forward_networks(images)
         prototypes = clamp_finite(prototypes)
-        boxes, scores, coefficients = model.decode_batch(self.anchors, predictions)
+        score_thresh = -1.0 if self.outputs == "raw" else model.test_anchor_score_thresh
+        boxes, scores, coefficients = model.decode_batch(self.anchors, predictions, score_thresh)
         outputs = {"prototypes": prototypes}
         if self.outputs != "raw":
             found = model.choose_batch(boxes, scores, coefficients)
             boxes, scores, outputs["classes"], coefficients = found
             scores = scores.masked_fill(scores < model.test_score_thresh, 0)
+        scores = scores.clamp(min=0)
         if "masks" in self.output_names or "mask_scores" in self.output_names:
             masks, ious = batch_masks(found, prototypes, model.mask_iou_head)
             if ious is not None:
-                outputs["mask_scores"] = scores.clamp(min=0) * ious
+                outputs["mask_scores"] = scores * ious
             if self.outputs == "full":
                 masks = F.interpolate(masks, size=size, mode="bilinear") > self.mask_threshold
             outputs["masks"] = masks
         outputs["boxes"] = scale_boxes(clip_boxes(boxes), size)
-        outputs["scores"], outputs["coefficients"] = scores.clamp(min=0), coefficients
+        outputs["scores"], outputs["coefficients"] = scores, coefficients
         return tuple(outputs[name] for name in self.output_names)
 
 

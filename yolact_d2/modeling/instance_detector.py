@@ -128,8 +128,7 @@ class InstanceDetector(DenseDetector):
         Raises:
             ValueError: if it has another shape.
         """
-        image = self._move_to_current_device(x["image"])
-        image = image.to(torch.float32, memory_format=torch.contiguous_format)
+        image = self._move_to_current_device(x["image"]).float()
         if image.dim() != 3 or image.shape[0] not in (1, len(self.pixel_mean)):
             raise ValueError(
                 f"an image must have the shape ({len(self.pixel_mean)}, H, W), or (1, H, W) if "

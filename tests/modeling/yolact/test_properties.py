@@ -135,12 +135,16 @@ def test_no_nan_for_any_outputs_of_the_network(postprocessing, nms, finite, data
 def _assert_a_batch_has_these_detections(model, expected, anchors, predictions, prototypes):
     """Twice, by the functions for batches; some after a threshold."""
     predictions = DensePredictions(*(torch.stack([x, x]) for x in predictions))
-    found = model.choose_batch(*model.decode_batch(anchors.tensor, predictions))
+    thresh = model.test_anchor_score_thresh
+    found = model.choose_batch(*model.decode_batch(anchors.tensor, predictions, thresh))
     prototypes = clamp_finite(torch.stack([prototypes, prototypes]))
     masks = batch_masks(found, prototypes, model.mask_iou_head)
-    for thresh in (0.0, 0.3):
+    results = {t: batch_instances(found, masks, [SIZE, SIZE], t) for t in (-1.0, 0.0, 0.3)}
+    for x in (*found, *masks):  # as the next run of a CUDA graph does
+        x.zero_()
+    for thresh, batch in results.items():
         rest = expected[expected.scores >= thresh]
-        for instances in batch_instances(found, masks, [SIZE, SIZE], thresh):
+        for instances in batch:
             assert len(instances) == len(rest)
             assert torch.equal(instances.pred_classes, rest.pred_classes)
             torch.testing.assert_close(instances.pred_boxes.tensor, rest.pred_boxes.tensor)

@@ -181,6 +181,10 @@ class TestInference:
         got, expected = (model.eval()([{"image": x}])[0] for x in (gray, gray.repeat(3, 1, 1)))
         assert torch.equal(got["instances"].scores, expected["instances"].scores)
         assert torch.equal(got["instances"].pred_masks, expected["instances"].pred_masks)
+        colour = random_image(40, 60)
+        batch = model.preprocess_image([{"image": x} for x in (gray, colour)])
+        expected = model.preprocess_image([{"image": x} for x in (gray.repeat(3, 1, 1), colour)])
+        assert torch.equal(batch, expected)
 
     def test_the_threshold_of_detectron2s_demo_is_used(self):
         for opts, expected in (

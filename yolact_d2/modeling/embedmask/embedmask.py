@@ -87,7 +87,6 @@ class EmbedMask(InstanceDetector):
         self.test_topk_candidates = test_topk_candidates
         self.test_nms_thresh = test_nms_thresh
         self.test_mask_thresh = test_mask_thresh
-        self.to(memory_format=torch.channels_last)  # in which convolutions are faster
 
     @classmethod
     def from_config(cls, cfg):

@@ -61,14 +61,14 @@ def batch_instances(
         sizes: (height, width) of each result, in pixels.
         score_thresh: detections with a lower score are dropped.
     """
-    is_found = found.scores >= score_thresh
+    is_found = found.scores >= max(score_thresh, 0)
     kept: list[Any]
     scores = found.scores.clone()
     if torch.compiler.is_exporting():  # the number of detections is fixed
         scores = scores.masked_fill(~is_found, 0)
         kept = [slice(None)] * len(sizes)
     elif torch.jit.is_tracing():
-        kept = [found_here.nonzero().squeeze(1) for found_here in is_found]
+        kept = [x.nonzero().squeeze(1) for x in is_found.unbind()]
     else:
         kept = [slice(number) for number in is_found.sum(dim=1).tolist()]  # waits for a GPU
     boxes, classes = clip_boxes(found.boxes), found.classes.clone()

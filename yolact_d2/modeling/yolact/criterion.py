@@ -238,14 +238,11 @@ class YOLACTCriterion(nn.Module):
         gt_boxes: Sequence[Boxes],
     ) -> Tensor:
         """Smooth L1 of the coded boxes (N, A, 4), per positive."""
-        losses = []
-        for deltas_i, target, boxes in zip(deltas, targets, gt_boxes):
-            gt_deltas = self.box2box_transform.get_deltas(
-                anchors[target.positives], boxes.tensor[target.matches]
-            )
-            losses.append(F.smooth_l1_loss(deltas_i[target.positives], gt_deltas, reduction="sum"))
-        num_positives = sum(len(t.positives) for t in targets)
-        return torch.stack(losses).sum() / max(num_positives, 1)
+        predicted = torch.cat([x[t.positives] for x, t in zip(deltas, targets)])
+        boxes = torch.cat([x.tensor[t.matches] for x, t in zip(gt_boxes, targets)])
+        positives = torch.cat([t.positives for t in targets])
+        gt_deltas = self.box2box_transform.get_deltas(anchors[positives], boxes)
+        return F.smooth_l1_loss(predicted, gt_deltas, reduction="sum") / max(len(positives), 1)
 
     def mask_loss(self, samples: MaskSamples) -> Tensor:
         """Binary cross entropy of the masks of one image, a sum over its positives."""

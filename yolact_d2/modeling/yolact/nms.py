@@ -10,9 +10,10 @@ from torch import Tensor
 from torchvision import ops
 
 from ..registry import get_registered
-from ..tracing import is_eager_cpu, smaller
+from ..tracing import is_eager_cpu, is_tracing, smaller
 
-# Number of IoUs that a CPU computes at once, such that they fit the cache.
+# Number of IoUs that are computed at once, to limit memory. On a CPU they should fit the cache.
+_MAX_IOUS = 2**26
 _MAX_CPU_IOUS = 160_000
 # Number of pairs that fast_nms tries first on a CPU.
 _BEST_PAIRS = 400
@@ -123,8 +124,11 @@ def fast_nms_of_batch(
     ranks = order.shape[2]
     sorted_boxes = boxes.gather(1, order.flatten(1)[..., None].expand(-1, -1, 4))
     sorted_boxes = sorted_boxes.unflatten(1, (num_classes, ranks))
-    # On a CPU some classes at a time; an exported graph has all of them in one node.
-    at_once = max(1, _MAX_CPU_IOUS // max(1, ranks**2)) if is_eager_cpu(boxes) else num_classes
+    # Some classes at a time; an exported graph has all of them in one node.
+    at_once = num_classes
+    if not is_tracing():
+        limit = _MAX_CPU_IOUS if is_eager_cpu(boxes) else _MAX_IOUS
+        at_once = max(1, limit // max(1, len(boxes) * ranks**2))
     parts = sorted_boxes.split(at_once, dim=1)
     keep = torch.cat([fast_nms_keep(part, iou_thresh) for part in parts], dim=1)
 

@@ -39,7 +39,9 @@ class Protonet(nn.Module):
         super().__init__()
         convs = []
         for _ in range(num_convs):
-            convs.append(Conv2d(in_channels, conv_dim, kernel_size=3, padding=1, activation=F.relu_))
+            convs.append(
+                Conv2d(in_channels, conv_dim, kernel_size=3, padding=1, activation=F.relu_)
+            )
             in_channels = conv_dim
         self.convs = nn.Sequential(*convs)
         self.upsampled_conv = Conv2d(

@@ -124,7 +124,6 @@ class YOLACT(InstanceDetector):
         self.test_nms_thresh = test_nms_thresh
         self.test_topk_candidates = test_topk_candidates
         self.drop_empty_boxes = drop_empty_boxes
-        self.to(memory_format=torch.channels_last)  # in which convolutions are faster
 
     @classmethod
     def from_config(cls, cfg):
@@ -191,6 +190,9 @@ class YOLACT(InstanceDetector):
             In inference, one dict for each image. Its "instances" have `pred_boxes`, `scores`,
             `pred_classes`, `pred_masks` (bool, N x height x width) and, for YOLACT++,
             `mask_scores` (score times predicted mask IoU), in descending order of `scores`.
+
+        On a GPU, :meth:`detect_batch` finds the detections of all images at once. On a CPU, and by
+        other NMS functions than Fast NMS, :meth:`inference_single_image` does for each image.
         """
         if self.training or self.device.type != "cpu":
             return self.forward_batch(batched_inputs)
@@ -210,7 +212,8 @@ class YOLACT(InstanceDetector):
                 raise NotImplementedError(
                     f"MODEL.YOLACT.NMS is {self.nms.__name__}: only fast_nms can be traced"
                 )
-        features, anchor_levels, predictions, prototypes = self.forward_networks(images)
+        features, predictions, prototypes = self.forward_networks(images)
+        anchor_levels = self.anchor_generator(features)
         sem_seg_logits = self.sem_seg_conv(features[0]).float() if self.training else None
         with torch.autocast(self.device.type, enabled=False):
             inference = partial(
@@ -228,16 +231,13 @@ class YOLACT(InstanceDetector):
                 )
             return inference(batched_inputs)
 
-    def forward_networks(
-        self, images: Tensor
-    ) -> tuple[list[Tensor], list[Boxes], DensePredictions, Tensor]:
+    def forward_networks(self, images: Tensor) -> tuple[list[Tensor], DensePredictions, Tensor]:
         """
         Args:
             images: (N, 3, S, S), normalized.
 
         Returns:
-            the features of the head's levels, the anchors of each, and float32 predictions and
-            prototypes (N, k, h, w).
+            the features of the head's levels, and float32 predictions and prototypes (N, k, h, w).
         """
         features = self.backbone(images)
         features = [features[name] for name in self.head_in_features]
@@ -245,7 +245,7 @@ class YOLACT(InstanceDetector):
         prototypes = self.protonet(features[0])
         # The networks may run in mixed precision; losses and postprocessing need float32.
         predictions = DensePredictions(*(x.float() for x in predictions))
-        return features, self.anchor_generator(features), predictions, prototypes.float()
+        return features, predictions, prototypes.float()
 
     def preprocess_image(self, batched_inputs: list[dict]) -> Tensor:
         """Resize to S x S, normalize and batch the images. A grayscale image becomes 3 channels.
@@ -261,34 +261,41 @@ class YOLACT(InstanceDetector):
         size = (side, side)
         images = []
         for x in batched_inputs:
-            image = self.image_to_device(x)[None]
-            images.append(F.interpolate(image, size=size, mode="bilinear"))
+            image = F.interpolate(self.image_to_device(x)[None], size=size, mode="bilinear")
+            images.append(image.expand(-1, len(self.pixel_mean), -1, -1))
         return self.to_network_input((torch.cat(images) - self.pixel_mean) / self.pixel_std)
 
     def detect_batch(self, images: Tensor) -> tuple[BatchDetections, BatchMasks]:
         """The detections of a batch by Fast NMS. No decision depends on values, so this can be
-        compiled, traced and exported.
+        compiled, traced and exported. A CUDA graph overwrites its results in the next call.
 
         Args:
             images: (N, 3, S, S), normalized.
         """
-        _, anchors, predictions, prototypes = self.forward_networks(images)
+        features, predictions, prototypes = self.forward_networks(images)
+        anchors = Boxes.cat(self.anchor_generator(features)).tensor
         with torch.autocast(self.device.type, enabled=False):
-            found = self.choose_batch(*self.decode_batch(Boxes.cat(anchors).tensor, predictions))
+            decoded = self.decode_batch(anchors, predictions, self.test_anchor_score_thresh)
+            found = self.choose_batch(*decoded)
             return found, batch_masks(found, clamp_finite(prototypes), self.mask_iou_head)
 
     def decode_batch(
-        self, anchors: Tensor, predictions: DensePredictions
+        self, anchors: Tensor, predictions: DensePredictions, score_thresh: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """
         Args:
             anchors: (A, 4).
+            score_thresh: anchors whose best class score is not above it are dropped.
 
         Returns:
-            boxes and scores as :meth:`decode`; coefficients (N, A, k).
+            boxes (N, A, 4) XYXY, relative to the image; scores (N, A, C), -1 for the anchors that
+            are dropped, here or by :meth:`decode`: such scores suppress nothing, and no detection
+            has one; coefficients (N, A, k).
         """
         scores = class_scores(predictions.logits, self.head.has_background)
-        boxes, scores = self.decode(anchors, predictions.deltas, scores)
+        boxes, kept = self.decode(anchors, predictions.deltas)
+        kept &= scores.amax(dim=-1) > score_thresh
+        scores = scores.masked_fill(~kept[..., None], -1)
         return boxes, scores, clamp_finite(predictions.coefficients)
 
     def choose_batch(self, boxes: Tensor, scores: Tensor, coefficients: Tensor) -> BatchDetections:
@@ -296,10 +303,9 @@ class YOLACT(InstanceDetector):
         Args:
             boxes, scores, coefficients: of all anchors, see :meth:`decode_batch`.
         """
-        is_candidate = scores.amax(dim=-1, keepdim=True) > self.test_anchor_score_thresh
         indices, classes, scores = fast_nms_of_batch(
             boxes,
-            scores.masked_fill(~is_candidate, -1),
+            scores,
             iou_thresh=self.test_nms_thresh,
             topk=self.test_topk_candidates,
             max_detections=self.max_detections_per_image,
@@ -392,11 +398,10 @@ class YOLACT(InstanceDetector):
             anchors = anchors[likely]
             predictions = DensePredictions(*(x[likely] for x in predictions))
         scores = class_scores(predictions.logits, has_background)
-        is_candidate = scores.amax(dim=1) > self.test_anchor_score_thresh
-        candidates = is_candidate.nonzero().squeeze(1)
-        boxes, scores = self.decode(
-            anchors.tensor[candidates], predictions.deltas[candidates], scores[candidates]
-        )
+        boxes, kept = self.decode(anchors.tensor, predictions.deltas)
+        kept &= scores.amax(dim=1) > self.test_anchor_score_thresh
+        candidates = kept.nonzero().squeeze(1)
+        boxes, scores = boxes[candidates], scores[candidates]
         detections = self.nms(
             boxes,
             scores,
@@ -411,23 +416,21 @@ class YOLACT(InstanceDetector):
         coefficients = predictions.coefficients[candidates[kept]]
         return boxes[kept], scores, classes, clamp_finite(coefficients)
 
-    def decode(self, anchors: Tensor, deltas: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, anchors: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
         """
         Args:
-            anchors: (..., A, 4).
+            anchors: (A, 4).
             deltas: (..., A, 4), of the head.
-            scores: (..., A, C).
 
         Returns:
-            boxes (..., A, 4) XYXY, relative to the image; scores (..., A, C), -1 for the boxes that
-            are dropped: such scores suppress nothing, and no detection has one.
+            boxes (..., A, 4) XYXY, relative to the image; (..., A) bool, whether a box is kept, see
+            `drop_empty_boxes`.
         """
         flat = clamp_finite(deltas).flatten(0, -2)
         boxes = self.box2box_transform.apply_deltas(flat, anchors.expand_as(deltas).flatten(0, -2))
         boxes = boxes.view_as(deltas)
-        if self.drop_empty_boxes:
-            # Larger than rounding, so that boxes in pixels are not empty either.
-            clipped = clip_boxes(boxes)
-            visible = (clipped[..., 2:] - clipped[..., :2] > 1e-6).all(dim=-1)
-            scores = scores.masked_fill(~visible[..., None], -1)
-        return boxes, scores
+        if not self.drop_empty_boxes:
+            return boxes, torch.ones_like(boxes[..., 0], dtype=torch.bool)
+        # Larger than rounding, so that boxes in pixels are not empty either.
+        clipped = clip_boxes(boxes)
+        return boxes, (clipped[..., 2:] - clipped[..., :2] > 1e-6).all(dim=-1)
