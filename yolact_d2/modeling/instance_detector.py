@@ -104,6 +104,7 @@ class InstanceDetector(DenseDetector):
             )
         # Detectron2's demo sets this key to its --confidence-threshold. The default is 0.05.
         demo_thresh = cfg.MODEL.RETINANET.SCORE_THRESH_TEST
+        on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
         return {
             "backbone": backbone,
             "head_in_features": node.IN_FEATURES,
@@ -116,6 +117,8 @@ class InstanceDetector(DenseDetector):
             "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "vis_period": cfg.VIS_PERIOD,
             "input_format": cfg.INPUT.FORMAT,
+            # A CPU would convert other weights in each call, see to_network_input.
+            "memory_format": torch.channels_last if on_cpu else torch.contiguous_format,
         }
 
     def __prepare_scriptable__(self) -> nn.Module:

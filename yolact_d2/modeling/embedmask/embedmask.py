@@ -49,6 +49,7 @@ class EmbedMask(InstanceDetector):
         max_detections_per_image: int = 100,
         vis_period: int = 0,
         input_format: str = "BGR",
+        memory_format: torch.memory_format = torch.contiguous_format,
     ):
         """
         Args:
@@ -67,6 +68,7 @@ class EmbedMask(InstanceDetector):
             max_detections_per_image: number of best detections to keep.
             vis_period: draw a training image every this many iterations. 0: never.
             input_format: INPUT.FORMAT, the order of the channels of images.
+            memory_format: of the weights.
         """
         super().__init__(
             backbone=backbone,
@@ -87,6 +89,7 @@ class EmbedMask(InstanceDetector):
         self.test_topk_candidates = test_topk_candidates
         self.test_nms_thresh = test_nms_thresh
         self.test_mask_thresh = test_mask_thresh
+        self.to(memory_format=memory_format)
 
     @classmethod
     def from_config(cls, cfg):

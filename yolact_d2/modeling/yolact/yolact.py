@@ -68,6 +68,7 @@ class YOLACT(InstanceDetector):
         input_format: str = "BGR",
         drop_empty_boxes: bool = True,
         multi_scale: float = 0.0,
+        memory_format: torch.memory_format = torch.contiguous_format,
     ):
         """
         Args:
@@ -94,6 +95,7 @@ class YOLACT(InstanceDetector):
             drop_empty_boxes: drop detections of which no part is inside the image. The authors'
                 code keeps them, with boxes whose corners are in the wrong order.
             multi_scale: f, see :func:`training_sides`.
+            memory_format: of the weights.
         """
         super().__init__(
             backbone=backbone,
@@ -124,6 +126,7 @@ class YOLACT(InstanceDetector):
         self.test_nms_thresh = test_nms_thresh
         self.test_topk_candidates = test_topk_candidates
         self.drop_empty_boxes = drop_empty_boxes
+        self.to(memory_format=memory_format)
 
     @classmethod
     def from_config(cls, cfg):
