@@ -401,10 +401,11 @@ class YOLACT(InstanceDetector):
             anchors = anchors[likely]
             predictions = DensePredictions(*(x[likely] for x in predictions))
         scores = class_scores(predictions.logits, has_background)
-        boxes, kept = self.decode(anchors.tensor, predictions.deltas)
-        kept &= scores.amax(dim=1) > self.test_anchor_score_thresh
-        candidates = kept.nonzero().squeeze(1)
-        boxes, scores = boxes[candidates], scores[candidates]
+        is_candidate = scores.amax(dim=1) > self.test_anchor_score_thresh
+        candidates = is_candidate.nonzero().squeeze(1)
+        boxes, kept = self.decode(anchors.tensor[candidates], predictions.deltas[candidates])
+        boxes, candidates = boxes[kept], candidates[kept]
+        scores = scores[candidates]
         detections = self.nms(
             boxes,
             scores,
