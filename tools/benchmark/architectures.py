@@ -9,7 +9,7 @@ from detectron2.modeling.roi_heads import fast_rcnn
 from torch import nn
 
 from yolact_d2.modeling.embedmask import embedmask
-from yolact_d2.modeling.yolact import yolact
+from yolact_d2.modeling.yolact import batch, yolact
 
 STAGES = ("preprocess", "backbone", "heads", "nms", "masks")
 
@@ -43,7 +43,7 @@ def _yolact_calls(model: nn.Module) -> list[Call]:
         Call("backbone", model.backbone, "forward"),
         Call("heads", model, "detect"),
         Call("nms", model, "nms"),
-        Call("nms", yolact, "fast_nms_of_batch"),
+        Call("nms", batch, "fast_nms_of_batch"),
         Call("masks", yolact, "batch_masks"),
     ]
 

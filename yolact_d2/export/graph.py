@@ -20,7 +20,7 @@ from ..modeling.embedmask.head import EmbedMaskPredictions
 from ..modeling.embedmask.losses import counting_pixels
 from ..modeling.embedmask.masks import OUTSIDE, window_masks
 from ..modeling.instance_detector import InstanceDetector, clamp_finite
-from ..modeling.yolact.batch import batch_masks
+from ..modeling.yolact.batch import batch_masks, choose_batch
 from ..modeling.yolact.masks import clip_boxes, scale_boxes
 from ..modeling.yolact.nms import fast_nms
 from ..optimization import optimize_for_inference
@@ -145,7 +145,7 @@ class YOLACTGraph(ModelGraph):
         boxes, scores, coefficients = model.decode_batch(self.anchors, predictions, score_thresh)
         outputs = {"prototypes": prototypes}
         if self.outputs != "raw":
-            found = model.choose_batch(boxes, scores, coefficients)
+            found = choose_batch(boxes, scores, coefficients, **model.nms_limits)
             boxes, scores, outputs["classes"], coefficients = found
             scores = scores.masked_fill(scores < model.test_score_thresh, 0)
         scores = scores.clamp(min=0)

@@ -13,7 +13,7 @@ from strategies import finite_floats, ground_truths, images, seeds, tensors
 
 from yolact_d2.modeling import NMS_REGISTRY, DensePredictions, MaskIoUHead
 from yolact_d2.modeling.instance_detector import clamp_finite
-from yolact_d2.modeling.yolact.batch import batch_instances, batch_masks
+from yolact_d2.modeling.yolact.batch import batch_instances, batch_masks, choose_batch
 from yolact_d2.modeling.yolact.criterion import YOLACTCriterion
 
 CONFIGS = ["yolact_shapes", "yolact_plus_shapes"]
@@ -136,7 +136,8 @@ def _assert_a_batch_has_these_detections(model, expected, anchors, predictions, 
     """Twice, by the functions for batches; some after a threshold."""
     predictions = DensePredictions(*(torch.stack([x, x]) for x in predictions))
     thresh = model.test_anchor_score_thresh
-    found = model.choose_batch(*model.decode_batch(anchors.tensor, predictions, thresh))
+    decoded = model.decode_batch(anchors.tensor, predictions, thresh)
+    found = choose_batch(*decoded, **model.nms_limits)
     prototypes = clamp_finite(torch.stack([prototypes, prototypes]))
     masks = batch_masks(found, prototypes, model.mask_iou_head)
     results = {t: batch_instances(found, masks, [SIZE, SIZE], t) for t in (-1.0, 0.0, 0.3)}

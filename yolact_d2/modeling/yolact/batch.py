@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..masks import resize_masks
 from .masks import clip_boxes, scale_boxes, soft_masks
+from .nms import fast_nms_of_batch
 
 
 class BatchDetections(NamedTuple):
@@ -29,6 +30,21 @@ class BatchMasks(NamedTuple):
     """(N, D, h, w) in 0..1, zero outside the boxes."""
     ious: Tensor | None
     """(N, D), predicted by YOLACT++."""
+
+
+def choose_batch(
+    boxes: Tensor, scores: Tensor, coefficients: Tensor, **limits: Any
+) -> BatchDetections:
+    """
+    Args:
+        boxes, scores, coefficients: of all anchors, see :meth:`YOLACT.decode_batch`.
+        limits: of :func:`fast_nms_of_batch`.
+    """
+    indices, classes, scores = fast_nms_of_batch(boxes, scores, **limits)
+    boxes, coefficients = (
+        x.gather(1, indices[..., None].expand(-1, -1, x.shape[2])) for x in (boxes, coefficients)
+    )
+    return BatchDetections(boxes, scores, classes, coefficients)
 
 
 def batch_masks(

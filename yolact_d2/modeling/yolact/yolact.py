@@ -16,13 +16,13 @@ from ..instance_detector import InstanceDetector, clamp_finite, output_size
 from ..tracing import is_eager_cpu, is_tracing
 from ..weight_init import xavier_uniform_init
 from .anchors import DistanceTransform, are_relative, build_box_transform
-from .batch import BatchDetections, BatchMasks, batch_instances, batch_masks
+from .batch import BatchDetections, BatchMasks, batch_instances, batch_masks, choose_batch
 from .criterion import build_criterion
 from .head import DensePredictions, build_head, class_scores
 from .mask_iou_head import MaskIoUHead
 from .masks import clip_boxes, detection_masks, paste_masks, scale_boxes, soft_masks
 from .multi_scale import training_sides
-from .nms import Detections, fast_nms, fast_nms_of_batch, get_nms, may_exceed
+from .nms import Detections, fast_nms, get_nms, may_exceed
 from .protonet import build_protonet
 
 
@@ -170,6 +170,15 @@ class YOLACT(InstanceDetector):
             "test_topk_candidates": cfg.MODEL.YOLACT.TOPK_CANDIDATES_TEST,
         }
 
+    @property
+    def nms_limits(self) -> dict[str, Any]:
+        """The arguments that all NMS functions and :func:`choose_batch` take."""
+        return {
+            "iou_thresh": self.test_nms_thresh,
+            "topk": self.test_topk_candidates,
+            "max_detections": self.max_detections_per_image,
+        }
+
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()  # copies are not compiled, as those of any module
         state.pop("detect_batch", None)
@@ -279,7 +288,7 @@ class YOLACT(InstanceDetector):
         anchors = Boxes.cat(self.anchor_generator(features)).tensor
         with torch.autocast(self.device.type, enabled=False):
             decoded = self.decode_batch(anchors, predictions, self.test_anchor_score_thresh)
-            found = self.choose_batch(*decoded)
+            found = choose_batch(*decoded, **self.nms_limits)
             return found, batch_masks(found, clamp_finite(prototypes), self.mask_iou_head)
 
     def decode_batch(
@@ -300,24 +309,6 @@ class YOLACT(InstanceDetector):
         kept &= scores.amax(dim=-1) > score_thresh
         scores = scores.masked_fill(~kept[..., None], -1)
         return boxes, scores, clamp_finite(predictions.coefficients)
-
-    def choose_batch(self, boxes: Tensor, scores: Tensor, coefficients: Tensor) -> BatchDetections:
-        """
-        Args:
-            boxes, scores, coefficients: of all anchors, see :meth:`decode_batch`.
-        """
-        indices, classes, scores = fast_nms_of_batch(
-            boxes,
-            scores,
-            iou_thresh=self.test_nms_thresh,
-            topk=self.test_topk_candidates,
-            max_detections=self.max_detections_per_image,
-        )
-        boxes, coefficients = (
-            x.gather(1, indices[..., None].expand(-1, -1, x.shape[2]))
-            for x in (boxes, coefficients)
-        )
-        return BatchDetections(boxes, scores, classes, coefficients)
 
     def forward_inference(
         self,
@@ -410,9 +401,7 @@ class YOLACT(InstanceDetector):
             boxes,
             scores,
             score_thresh=self.test_anchor_score_thresh,
-            iou_thresh=self.test_nms_thresh,
-            topk=self.test_topk_candidates,
-            max_detections=self.max_detections_per_image,
+            **self.nms_limits,
         )
         kept, classes, scores = detections
         above = (scores >= self.test_score_thresh).nonzero().squeeze(1)
